@@ -1,0 +1,134 @@
+"""One tree of errors. Each carries its HTTP status and a message fit for strangers.
+
+``message`` goes to the client: it never holds an internal address, a file path or a secret.
+``detail`` goes to the log only.
+"""
+
+from __future__ import annotations
+
+
+class ProxyError(Exception):
+    """Anything this program refuses or fails to do; `status` is the HTTP status it maps to."""
+
+    status = 500
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.detail})" if self.detail else self.message
+
+
+class BadRequest(ProxyError):
+    """The request breaks a rule of HTTP or of the API; the message names what was wrong."""
+
+    status = 400
+
+
+class Unauthenticated(ProxyError):
+    """No token, or one that is expired or not ours."""
+
+    status = 401
+
+
+class NotPermitted(ProxyError):
+    """We know who asks, and the answer is no."""
+
+    status = 403
+
+
+class NotFound(ProxyError):
+    """No such service, route, instance or path."""
+
+    status = 404
+
+
+class MethodNotAllowed(ProxyError):
+    """The path exists, but not for this method; `allowed` lists those that do."""
+
+    status = 405
+
+    def __init__(self, message: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class Conflict(ProxyError):
+    """The thing to be created is there already and belongs to somebody else."""
+
+    status = 409
+
+
+class ContentTooLarge(ProxyError):
+    """The body is over its limit (RFC 9110, 15.5.14)."""
+
+    status = 413
+
+
+class TargetTooLong(ProxyError):
+    """The request target is over its limit (RFC 9110, 15.5.15)."""
+
+    status = 414
+
+
+class ExpectationFailed(ProxyError):
+    """An `Expect` other than ``100-continue`` (RFC 9110, 10.1.1)."""
+
+    status = 417
+
+
+class TooManyRequests(ProxyError):
+    """Slow down; `retry_after` is in whole seconds (RFC 6585, 4)."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class HeadTooLarge(ProxyError):
+    """The header section is over its limit (RFC 6585, 5)."""
+
+    status = 431
+
+
+class NotImplementedHere(ProxyError):
+    """A method or transfer coding this proxy does not speak (RFC 9110, 15.6.2)."""
+
+    status = 501
+
+
+class UpstreamFailed(ProxyError):
+    """No instance could be reached, or the one reached broke HTTP."""
+
+    status = 502
+
+
+class Unavailable(ProxyError):
+    """Not now: nobody to answer, a store that is locked, a proxy that is stopping."""
+
+    status = 503
+
+
+class StoreUnavailable(Unavailable):
+    """The store could not be read or written; what is in memory goes on serving."""
+
+
+class UpstreamTimeout(ProxyError):
+    """The instance took longer than it may to connect or to answer."""
+
+    status = 504
+
+
+class SettingError(ProxyError):
+    """A setting, or the folder it names, cannot be used; the program does not start."""
+
+
+def answer_for(error: BaseException) -> tuple[int, str]:
+    """Map any error to the status and the message that a client may see."""
+    if isinstance(error, ProxyError):
+        return error.status, error.message
+    return 500, "internal error"

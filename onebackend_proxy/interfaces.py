@@ -1,0 +1,91 @@
+"""What a store, a registry, an upstream and a downstream must do.
+
+Everything below `exchange` programs against these; the implementations never import each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from .records import Account, App, Instance, Redirect, Route, Token
+
+# zope's Interface methods take no `self` and have no body.
+# ruff: noqa: N805
+# mypy: disable-error-code="empty-body"
+
+
+class IStore(Interface):
+    """Where routes, redirects, instances, accounts, apps, tokens and secrets persist.
+
+    Every call returns a Deferred and leaves the reactor free. Every write is one transaction:
+    it happens whole or not at all, and has reached the disk when its Deferred fires. What cannot
+    be done now (locked, disk full, connection lost) fails with `errors.StoreUnavailable`, and
+    the store stays usable for the next call. Lists come sorted by id.
+    """
+
+    def routes() -> Deferred[tuple[Route, ...]]:
+        """All routes."""
+
+    def save_routes(routes: Sequence[Route]) -> Deferred[None]:
+        """Insert or replace each route by its id."""
+
+    def delete_routes(ids: Sequence[str]) -> Deferred[None]:
+        """Delete all of these; `errors.NotFound` names the first unknown id, and deletes none."""
+
+    def redirects() -> Deferred[tuple[Redirect, ...]]:
+        """All redirects."""
+
+    def save_redirects(redirects: Sequence[Redirect]) -> Deferred[None]:
+        """Insert or replace each redirect by its id."""
+
+    def delete_redirects(ids: Sequence[str]) -> Deferred[None]:
+        """As `delete_routes`."""
+
+    def instances() -> Deferred[tuple[Instance, ...]]:
+        """All registered instances."""
+
+    def save_instance(instance: Instance) -> Deferred[None]:
+        """Insert or replace by id; `errors.Conflict` if its url is held under another id."""
+
+    def delete_instance(instance_id: str) -> Deferred[None]:
+        """Delete it; `errors.NotFound` if there is none."""
+
+    def account(slug: str) -> Deferred[Account | None]:
+        """The account with this slug."""
+
+    def account_by_id(account_id: str) -> Deferred[Account | None]:
+        """The account with this id."""
+
+    def create_account(account: Account) -> Deferred[None]:
+        """Insert it; `errors.Conflict` if the slug is taken."""
+
+    def set_password(account_id: str, password_hash: str) -> Deferred[None]:
+        """Replace the account's password hash; `errors.NotFound` if there is no such account."""
+
+    def app(host: str) -> Deferred[App]:
+        """The app with this host, made now if there is none."""
+
+    def app_by_id(app_id: str) -> Deferred[App | None]:
+        """The app with this id."""
+
+    def save_token(token: Token, keep: int) -> Deferred[None]:
+        """Insert it, and forget all but the account's `keep` newest tokens."""
+
+    def token(token_id: str) -> Deferred[Token | None]:
+        """The token with this id, expired or not; None once forgotten."""
+
+    def count_tokens(account_id: str) -> Deferred[int]:
+        """How many tokens of this account are kept."""
+
+    def secret(name: str) -> Deferred[bytes | None]:
+        """The secret of this name, decrypted."""
+
+    def create_secret(name: str, value: bytes) -> Deferred[bytes]:
+        """Keep it, encrypted, unless there is one of this name already; return the one kept."""
+
+    def close() -> Deferred[None]:
+        """Finish what is under way and let go of files and connections."""

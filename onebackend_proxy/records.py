@@ -1,0 +1,84 @@
+"""What the store keeps: routes, redirects, instances, accounts, apps and tokens.
+
+All are frozen descriptions. Times are aware datetimes in UTC; they become RFC 3339 at the API.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import attrs
+
+ADMIN_SLUG = "1backend"
+ADMIN_ROLE = "user-svc:admin"
+USER_ROLE = "user-svc:user"
+
+
+@attrs.frozen
+class Route:
+    """Requests for `id` (canonical host, optionally with a path prefix) go to `target` (a URL)."""
+
+    id: str
+    target: str
+
+
+@attrs.frozen
+class Redirect:
+    """Requests for `id` are answered with `status_code` and a location built on `target`."""
+
+    id: str
+    target: str
+    status_code: int = 308
+
+
+@attrs.frozen
+class Instance:
+    """One address (`url`, canonical) that serves the service `slug`.
+
+    The parts (`scheme`, `host`, `ip`, `port`, `path`) are kept beside the URL because the API
+    lists and filters by them; `path` is ``""`` or begins with a slash.
+    """
+
+    id: str
+    slug: str
+    url: str
+    scheme: str
+    host: str
+    port: int
+    ip: str = ""
+    path: str = ""
+    deployment_id: str = ""
+
+
+@attrs.frozen
+class Account:
+    """Who may log in; `password_hash` is in the format of `onebackend_proxy.api.passwords`."""
+
+    id: str
+    slug: str
+    name: str
+    password_hash: str = attrs.field(repr=False)
+    roles: tuple[str, ...]
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+
+
+@attrs.frozen
+class App:
+    """An application that accounts log in to, known by its host (1Backend's default: ``unnamed``)."""
+
+    id: str
+    host: str
+
+
+@attrs.frozen
+class Token:
+    """One login of an account on a device; the signed JWT that carries `id` is not kept."""
+
+    id: str
+    app_id: str
+    account_id: str
+    device: str
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    expires_at: datetime.datetime
