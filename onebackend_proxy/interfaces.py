@@ -5,9 +5,10 @@ Everything below `exchange` programs against these; the implementations never im
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
-from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
@@ -89,3 +90,16 @@ class IStore(Interface):
 
     def close() -> Deferred[None]:
         """Finish what is under way and let go of files and connections."""
+
+
+@attrs.frozen
+class InstanceView:
+    """An instance and what the last look at it found.
+
+    `status` is one of Unknown, Healthy, Degraded, Unreachable; `last_heartbeat` is when it last answered.
+    """
+
+    instance: Instance
+    status: str
+    last_heartbeat: datetime.datetime | None
+    details: str = ""

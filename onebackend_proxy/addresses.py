@@ -1,0 +1,168 @@
+"""Addresses of instances and targets: parsed once, strictly, into one canonical form.
+
+The URL grammar is RFC 3986's; what a proxy cannot connect to is refused with a message that says why.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+import idna
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_UNFIT = re.compile(r"[\x00-\x20\x7f-\x9f\"<>\\^`{|}]")
+MAX_SLUG = 64
+MAX_URL = 2048
+
+
+@attrs.frozen
+class Address:
+    """Where one instance or target listens: `scheme` is http or https, `path` is "" or "/...".
+
+    `host` is lower-case ASCII: a name, an IPv4 address, or an IPv6 address without brackets.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def authority(self) -> str:
+        """``host:port``, the form that logs show."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The canonical URL: the default port and a trailing slash left out."""
+        port = "" if DEFAULT_PORTS[self.scheme] == self.port else f":{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}{port}{self.path}"
+
+
+def is_slug(text: str) -> bool:
+    """Whether `text` may name a service or an account."""
+    return len(text) <= MAX_SLUG and _SLUG.fullmatch(text) is not None
+
+
+def bracketed(host: str) -> str:
+    """The host as a URL spells it: IPv6 addresses in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
+def canonical_host(text: str) -> str:
+    """Lower-case ASCII of a host name or IP address, without trailing dot or brackets.
+
+    Raises `ValueError` that says what is wrong. International names become A-labels (RFC 5891).
+    """
+    host = text.strip().rstrip(".") if not text.endswith("..") else text
+    if not host:
+        raise ValueError("the host is empty")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return ipaddress.IPv6Address(host[1:-1]).compressed
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv6 address") from None
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(f"{text!r} is not a host name: {error}") from None
+    host = host.lower()
+    labels = host.split(".")
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f"{text!r} is not a host name")
+    if labels[-1].isdigit():
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ValueError(f"{text!r} is not an IPv4 address") from None
+    return host
+
+
+def _split(text: str) -> tuple[SplitResult, int | None]:
+    if len(text) > MAX_URL:
+        raise ValueError(f"longer than {MAX_URL} characters")
+    unfit = _UNFIT.search(text)
+    if unfit:
+        raise ValueError(f"has a character that no URL may hold: {unfit.group()!r}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    return parts, port
+
+
+def parse_instance_url(url: str) -> Address:
+    """Parse the URL of an instance: http or https, a host, nothing but an optional port and path.
+
+    Raises `ValueError` that names what is wrong, and never repeats credentials.
+    """
+    if "://" not in url:
+        raise ValueError("has no scheme: write http://HOST:PORT or https://HOST:PORT")
+    parts, port = _split(url)
+    if "@" in parts.netloc:
+        raise ValueError("must not carry credentials")
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ValueError(f"has the scheme {parts.scheme!r}: only http and https can be proxied")
+    if not parts.hostname:
+        raise ValueError("has no host")
+    if parts.query or "?" in url:
+        raise ValueError("must not have a query")
+    if parts.fragment or "#" in url:
+        raise ValueError("must not have a fragment")
+    if port == 0:
+        raise ValueError("has port 0")
+    host = canonical_host(f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname)
+    if not parts.path.isascii():
+        raise ValueError("has a path that is not ASCII: percent-encode it")
+    return Address(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+
+
+def check_target(text: str) -> str:
+    """Check a Route's target and return it as it is to be kept.
+
+    It is ``http(s)://HOST[:PORT][/PATH]``, the same without a scheme, ``unix:/PATH`` or
+    ``service:SLUG``. Raises `ValueError` that names what is wrong.
+    """
+    target = text.strip()
+    if not target:
+        raise ValueError("is empty")
+    kind, colon, rest = target.partition(":")
+    if kind == "service" and colon:
+        if not is_slug(rest):
+            raise ValueError(f"names {rest!r}, which is not a service slug")
+    elif kind == "unix" and colon:
+        if not rest.startswith("/") or _UNFIT.search(rest) or len(rest.encode()) > 107:
+            raise ValueError("needs an absolute path of at most 107 bytes after unix:")
+    else:
+        parse_instance_url(target if "://" in target else f"http://{target}")
+    return target
+
+
+def check_redirect_target(text: str) -> str:
+    """Check a Redirect's target, an http(s) URL or an absolute path, and return it to be kept.
+
+    Raises `ValueError` that names what is wrong.
+    """
+    target = text.strip()
+    if not target:
+        raise ValueError("is empty")
+    parts, _port = _split(target)
+    if target.startswith("/"):
+        if target.startswith("//"):
+            raise ValueError("must not begin with two slashes: that names another host")
+        return target
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ValueError("must be an http:// or https:// URL, or a path that begins with /")
+    if "@" in parts.netloc:
+        raise ValueError("must not carry credentials")
+    if not parts.hostname:
+        raise ValueError("has no host")
+    canonical_host(f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname)
+    return target
