@@ -90,13 +90,10 @@ def canonical_id(text: str) -> str:
     path = (slash + prefix).rstrip("/")
     if not _PREFIX.fullmatch(path):
         raise ValueError("has a path prefix with an empty segment or a character no path may hold")
-    try:
-        seen = normalized_path(path.encode("ascii")).decode("ascii")
-    except BadRequest as error:
-        raise ValueError(error.message) from None
-    if seen.count("/") != path.count("/"):
+    path = _ESCAPE.sub(_decode_unreserved, path.encode("ascii")).decode("ascii")
+    if any(segment in (".", "..") for segment in path.split("/")):
         raise ValueError("has a path prefix with a dot segment")
-    return f"{wildcard}{name}{seen}"
+    return f"{wildcard}{name}{path}"
 
 
 class _HasId(Protocol):

@@ -1,0 +1,36 @@
+"""The heads of requests and answers: bytes all the way, as they stand between the two sides."""
+
+from __future__ import annotations
+
+import attrs
+
+Headers = list[tuple[bytes, bytes]]
+"""Field lines in order: (name as received, value without surrounding white space)."""
+
+# How a body is framed: a length in bytes (0 and up), or one of these.
+NO_BODY = -1
+"""There is none, and no header says so (a GET, a HEAD answer, 204, 304)."""
+CHUNKED = -2
+"""Transfer-Encoding: chunked, trailers may follow (RFC 9112, 7.1)."""
+UNTIL_CLOSE = -3
+"""An answer that ends when its connection does (RFC 9112, 6.3)."""
+
+
+@attrs.define(eq=False)
+class RequestHead:
+    """A request as the client sent it; `target` is byte for byte."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    version: bytes = b"HTTP/1.1"
+
+
+@attrs.define(eq=False)
+class ResponseHead:
+    """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+    body: int = NO_BODY
