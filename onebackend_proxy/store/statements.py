@@ -1,0 +1,235 @@
+"""What each call of `IStore` says to the database, whichever database and thread it is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import sqlalchemy as sa
+from twisted.internet.defer import Deferred
+
+from ..errors import Conflict, NotFound
+from ..records import Account, App, Instance, Redirect, Route, Token
+from . import schema
+from .encryption import Vault
+
+T = TypeVar("T")
+R = TypeVar("R", Route, Redirect, Instance)
+
+_CHECK_NAME = "encryption-key-check"
+
+
+def _row(record: Any) -> dict[str, Any]:
+    return attrs.asdict(record, recurse=False)
+
+
+def _all(connection: sa.Connection, table: sa.Table, kind: type[R]) -> tuple[R, ...]:
+    rows = connection.execute(sa.select(table).order_by(table.c.id))
+    return tuple(kind(**row) for row in rows.mappings())
+
+
+def _replace(connection: sa.Connection, table: sa.Table, records: Iterable[Route | Redirect]) -> None:
+    # Delete and insert is the one spelling of "insert or replace" that every database shares.
+    rows = {record.id: _row(record) for record in records}
+    if rows:
+        connection.execute(
+            sa.delete(table).where(table.c.id == sa.bindparam("key")), [{"key": i} for i in rows]
+        )
+        connection.execute(sa.insert(table), list(rows.values()))
+
+
+def _delete(connection: sa.Connection, table: sa.Table, what: str, ids: Iterable[str]) -> None:
+    for key in dict.fromkeys(ids):
+        # The error leaves the transaction, which takes the earlier deletions back.
+        if not connection.execute(sa.delete(table).where(table.c.id == key)).rowcount:
+            raise NotFound(f"no such {what}: {key}")
+
+
+def _account(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Account | None:
+    row = connection.execute(sa.select(schema.accounts).where(condition)).mappings().one_or_none()
+    return None if row is None else Account(**{**row, "roles": tuple(row["roles"])})
+
+
+def _app(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> App | None:
+    row = connection.execute(sa.select(schema.apps).where(condition)).mappings().one_or_none()
+    return None if row is None else App(**row)
+
+
+class Statements:
+    """The calls of `IStore`; a subclass says where and in what transaction they run."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def _read(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
+        raise NotImplementedError
+
+    def _write(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
+        raise NotImplementedError
+
+    def routes(self) -> Deferred[tuple[Route, ...]]:
+        """All routes."""
+        return self._read(lambda connection: _all(connection, schema.routes, Route))
+
+    def save_routes(self, routes: Sequence[Route]) -> Deferred[None]:
+        """Insert or replace each route by its id."""
+        return self._write(lambda connection: _replace(connection, schema.routes, routes))
+
+    def delete_routes(self, ids: Sequence[str]) -> Deferred[None]:
+        """Delete all of these, or none and `errors.NotFound`."""
+        return self._write(lambda connection: _delete(connection, schema.routes, "route", ids))
+
+    def redirects(self) -> Deferred[tuple[Redirect, ...]]:
+        """All redirects."""
+        return self._read(lambda connection: _all(connection, schema.redirects, Redirect))
+
+    def save_redirects(self, redirects: Sequence[Redirect]) -> Deferred[None]:
+        """Insert or replace each redirect by its id."""
+        return self._write(lambda connection: _replace(connection, schema.redirects, redirects))
+
+    def delete_redirects(self, ids: Sequence[str]) -> Deferred[None]:
+        """Delete all of these, or none and `errors.NotFound`."""
+        return self._write(lambda connection: _delete(connection, schema.redirects, "redirect", ids))
+
+    def instances(self) -> Deferred[tuple[Instance, ...]]:
+        """All registered instances."""
+        return self._read(lambda connection: _all(connection, schema.instances, Instance))
+
+    def save_instance(self, instance: Instance) -> Deferred[None]:
+        """Insert or replace by id; `errors.Conflict` if its url is held under another id."""
+        table = schema.instances
+
+        def work(connection: sa.Connection) -> None:
+            holder = connection.scalar(sa.select(table.c.id).where(table.c.url == instance.url))
+            if holder not in (None, instance.id):
+                raise Conflict(f"an instance with the url {instance.url} is registered under another id")
+            connection.execute(sa.delete(table).where(table.c.id == instance.id))
+            connection.execute(sa.insert(table).values(_row(instance)))
+
+        return self._write(work)
+
+    def delete_instance(self, instance_id: str) -> Deferred[None]:
+        """Delete it; `errors.NotFound` if there is none."""
+        return self._write(
+            lambda connection: _delete(connection, schema.instances, "instance", [instance_id])
+        )
+
+    def account(self, slug: str) -> Deferred[Account | None]:
+        """The account with this slug."""
+        return self._read(lambda connection: _account(connection, schema.accounts.c.slug == slug))
+
+    def account_by_id(self, account_id: str) -> Deferred[Account | None]:
+        """The account with this id."""
+        return self._read(lambda connection: _account(connection, schema.accounts.c.id == account_id))
+
+    def create_account(self, account: Account) -> Deferred[None]:
+        """Insert it; `errors.Conflict` if the slug (or the id) is taken."""
+        table = schema.accounts
+
+        def work(connection: sa.Connection) -> None:
+            taken = sa.or_(table.c.slug == account.slug, table.c.id == account.id)
+            if connection.scalar(sa.select(table.c.id).where(taken)) is not None:
+                raise Conflict(f"the slug {account.slug} is taken")
+            connection.execute(sa.insert(table).values({**_row(account), "roles": list(account.roles)}))
+
+        return self._write(work)
+
+    def set_password(self, account_id: str, password_hash: str) -> Deferred[None]:
+        """Replace the account's password hash; `errors.NotFound` if there is no such account."""
+        table = schema.accounts
+        statement = sa.update(table).where(table.c.id == account_id).values(password_hash=password_hash)
+
+        def work(connection: sa.Connection) -> None:
+            if not connection.execute(statement).rowcount:
+                raise NotFound("no such account")
+
+        return self._write(work)
+
+    def app(self, host: str) -> Deferred[App]:
+        """The app with this host, made now if there is none."""
+        table = schema.apps
+
+        def work(connection: sa.Connection) -> App:
+            app = _app(connection, table.c.host == host)
+            if app is None:
+                app = App(f"app-{uuid.uuid4().hex}", host)
+                connection.execute(sa.insert(table).values(_row(app)))
+            return app
+
+        return self._write(work)
+
+    def app_by_id(self, app_id: str) -> Deferred[App | None]:
+        """The app with this id."""
+        return self._read(lambda connection: _app(connection, schema.apps.c.id == app_id))
+
+    def save_token(self, token: Token, keep: int) -> Deferred[None]:
+        """Insert it, and forget all but the account's `keep` newest.
+
+        `errors.NotFound` if there is no such account or app.
+        """
+        table = schema.tokens
+        newest = (
+            sa.select(table.c.number)
+            .where(table.c.account_id == token.account_id)
+            .order_by(table.c.number.desc())
+            .limit(keep)
+        )
+
+        def work(connection: sa.Connection) -> None:
+            if _account(connection, schema.accounts.c.id == token.account_id) is None:
+                raise NotFound("no such account")
+            if _app(connection, schema.apps.c.id == token.app_id) is None:
+                raise NotFound("no such app")
+            connection.execute(sa.insert(table).values(_row(token)))
+            old = sa.and_(table.c.account_id == token.account_id, table.c.number.not_in(newest))
+            connection.execute(sa.delete(table).where(old))
+
+        return self._write(work)
+
+    def token(self, token_id: str) -> Deferred[Token | None]:
+        """The token with this id, expired or not; None once forgotten."""
+        table = schema.tokens
+        columns = [column for column in table.c if column.name != "number"]
+
+        def work(connection: sa.Connection) -> Token | None:
+            row = (
+                connection.execute(sa.select(*columns).where(table.c.id == token_id)).mappings().one_or_none()
+            )
+            return None if row is None else Token(**row)
+
+        return self._read(work)
+
+    def count_tokens(self, account_id: str) -> Deferred[int]:
+        """How many tokens of this account are kept."""
+        table = schema.tokens
+        count = sa.select(sa.func.count()).select_from(table).where(table.c.account_id == account_id)
+        return self._read(lambda connection: connection.scalar(count) or 0)
+
+    def secret(self, name: str) -> Deferred[bytes | None]:
+        """The secret of this name, decrypted."""
+        return self._read(lambda connection: _open_secret(connection, self._vault, name))
+
+    def create_secret(self, name: str, value: bytes) -> Deferred[bytes]:
+        """Keep it, encrypted, unless there is one of this name already; return the one kept."""
+        return self._write(lambda connection: _keep_secret(connection, self._vault, name, value))
+
+    @staticmethod
+    def check_vault(connection: sa.Connection, vault: Vault) -> None:
+        """Find out whether the secrets in this database open, before anybody needs one."""
+        _keep_secret(connection, vault, _CHECK_NAME, b"")
+
+
+def _open_secret(connection: sa.Connection, vault: Vault, name: str) -> bytes | None:
+    table = schema.secrets
+    sealed = connection.scalar(sa.select(table.c.sealed).where(table.c.name == name))
+    return None if sealed is None else vault.open(name, sealed)
+
+
+def _keep_secret(connection: sa.Connection, vault: Vault, name: str, value: bytes) -> bytes:
+    kept = _open_secret(connection, vault, name)
+    if kept is not None:
+        return kept
+    connection.execute(sa.insert(schema.secrets).values(name=name, sealed=vault.seal(name, value)))
+    return value
