@@ -55,6 +55,12 @@ class MethodNotAllowed(ProxyError):
         self.allowed = allowed
 
 
+class RequestTimeout(ProxyError):
+    """The client took too long to send its request (RFC 9110, 15.5.9)."""
+
+    status = 408
+
+
 class Conflict(ProxyError):
     """The thing to be created is there already and belongs to somebody else."""
 

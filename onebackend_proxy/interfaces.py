@@ -6,13 +6,19 @@ Everything below `exchange` programs against these; the implementations never im
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
+from .balancing import EndpointState, Upstream
+from .messages import Headers, ResponseHead
 from .records import Account, App, Instance, Redirect, Route, Token
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
 
 # zope's Interface methods take no `self` and have no body.
 # ruff: noqa: N805
@@ -103,3 +109,85 @@ class InstanceView:
     status: str
     last_heartbeat: datetime.datetime | None
     details: str = ""
+
+
+class IRegistry(Interface):
+    """Which instances serve a slug, and how they are."""
+
+    def lookup(slug: str) -> Upstream | None:
+        """The upstream for a service; None if no instance is registered. Synchronous, from memory."""
+
+    def instances() -> tuple[InstanceView, ...]:
+        """All instances, sorted by id."""
+
+    def register(instance: Instance) -> Deferred[None]:
+        """Keep it in the store (insert or replace by id), then route to it and look at it."""
+
+    def remove(instance_id: str) -> Deferred[None]:
+        """Forget it; `errors.NotFound` if there is none."""
+
+
+class Connection(Protocol):
+    """One upstream connection, lent to one exchange at a time."""
+
+    reused: bool
+    """Whether it has carried an exchange before: then it may have gone stale unnoticed."""
+
+    def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
+        """Send a request's head (with what body was at hand); the answer's events go to `exchange`."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
+
+    def end_request(self, trailers: Headers) -> None:
+        """The request is complete."""
+
+    def pause(self) -> None:
+        """Stop reading the answer: the client does not keep up."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def abort(self) -> None:
+        """Close at once; no event follows."""
+
+
+class UpstreamClient(Protocol):
+    """Keeps and opens upstream connections."""
+
+    def checkout(self, endpoint: EndpointState) -> Connection | None:
+        """An idle connection to this endpoint, if one is kept."""
+
+    def open(self, endpoint: EndpointState, timeout: float, exchange: Exchange) -> Callable[[], None]:
+        """Connect, then call `exchange.connected` or `exchange.connect_failed`; returns how to cancel."""
+
+
+class Downstream(Protocol):
+    """The client's side of one exchange, on whichever plane.
+
+    `respond` comes once, before `write`; `end`, `abort` or `refuse` comes last.
+    """
+
+    def inform(self, head: ResponseHead) -> None:
+        """Send a 1xx answer, where the client's protocol has them."""
+
+    def respond(self, head: ResponseHead) -> None:
+        """Send the answer's head; it may be held until the first piece of the body."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the answer's body, not empty."""
+
+    def end(self, trailers: Headers) -> None:
+        """The answer is complete."""
+
+    def abort(self) -> None:
+        """The answer cannot be completed: close so that the client sees an error, not an end."""
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer with an error instead; nothing was sent yet."""
+
+    def pause_request(self) -> None:
+        """Stop reading the request's body: the upstream does not keep up."""
+
+    def resume_request(self) -> None:
+        """Read on."""

@@ -1,0 +1,480 @@
+"""The life of one request: endpoint, upstream request, relay both ways, retry, back-pressure, abort.
+
+An `Exchange` stands between a `Downstream` and a `Connection` (see `interfaces`). Both tell it what
+happened; it tells them what to do. It knows no reactor, no socket, and no implementation of either.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from random import random
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from .balancing import EndpointState, Health, Upstream, pick
+from .errors import ProxyError, RequestTimeout, Unavailable, UpstreamFailed, UpstreamTimeout, answer_for
+from .headers import OutgoingRequest, safe_trailers
+from .http1 import request_bytes
+from .interfaces import Connection, Downstream, UpstreamClient
+from .messages import CHUNKED, NO_BODY, Headers, ResponseHead
+
+MAX_HELD = 64 * 1024
+"""Bytes of a request body held while there is no upstream connection yet."""
+CONTINUE_AFTER = 1.0
+"""Seconds an upstream may be silent before we ask for an expected body ourselves (RFC 9110, 10.1.1)."""
+MAX_CONNECTING = 15.0
+"""Seconds spent on failing connects, after which no further endpoint is tried."""
+
+# May be repeated without asking the client (RFC 9110, 9.2.2).
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+
+
+class State(enum.Enum):
+    """Where an exchange stands."""
+
+    CONNECTING = "connecting"
+    WAITING = "waiting"
+    RELAYING = "relaying"
+    DONE = "done"
+
+
+# WAITING goes back to CONNECTING when the request is sent once more.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.CONNECTING: frozenset((State.CONNECTING, State.WAITING, State.DONE)),
+    State.WAITING: frozenset((State.CONNECTING, State.RELAYING, State.DONE)),
+    State.RELAYING: frozenset((State.DONE,)),
+    State.DONE: frozenset(),
+}
+
+
+class Exchange:
+    """One request and its answer, from head to last byte."""
+
+    __slots__ = (
+        "_cancel_open",
+        "_connection",
+        "_continue_call",
+        "_deadline",
+        "_downstream",
+        "_error",
+        "_exchanges",
+        "_held",
+        "_held_size",
+        "_paused_by_client",
+        "_progress",
+        "_replay",
+        "_request_done",
+        "_retries",
+        "_stale_retried",
+        "_trailers",
+        "_tried",
+        "bytes_in",
+        "bytes_out",
+        "endpoint",
+        "reason",
+        "request",
+        "started",
+        "state",
+        "status",
+        "upstream",
+    )
+
+    def __init__(
+        self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, upstream: Upstream
+    ) -> None:
+        self._exchanges = exchanges
+        self._downstream = downstream
+        self.request = request
+        self.upstream = upstream
+        self.state = State.CONNECTING
+        self.endpoint: EndpointState | None = None
+        self.status = 0
+        self.reason = ""
+        self.bytes_in = self.bytes_out = 0
+        self.started = exchanges.clock.seconds()
+        self._connection: Connection | None = None
+        self._cancel_open: Callable[[], None] | None = None
+        self._continue_call: IDelayedCall | None = None
+        self._error: ProxyError | None = None
+        self._tried: list[EndpointState] = []
+        self._retries = upstream.retries
+        self._stale_retried = False
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._replay: bytes | None = b""
+        self._request_done = request.body in (NO_BODY, 0)
+        self._trailers: Headers = []
+        self._paused_by_client = False
+        self._progress = True
+        self._deadline = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Exchange {self.request.method.decode('ascii', 'replace')} {self.request.target!r}"
+            f" to {self.upstream.name} {self.state.value}>"
+        )
+
+    def _go(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"{self!r} cannot become {state.value}")
+        self.state = state
+
+    # Endpoints and connections.
+
+    def start(self) -> None:
+        """Send the request to an endpoint of the upstream, or refuse it."""
+        self._try_next()
+
+    def _try_next(self) -> None:
+        endpoint = pick(self.upstream, self._tried, self._exchanges.random)
+        if endpoint is None:
+            self._refuse(self._error or UpstreamFailed("no instance of the service could be reached"))
+            return
+        self._tried.append(endpoint)
+        connection = self._exchanges.client.checkout(endpoint)
+        self.endpoint = endpoint
+        if connection is not None:
+            self.connected(connection)
+        else:
+            self._open(endpoint)
+
+    def _open(self, endpoint: EndpointState) -> None:
+        self._go(State.CONNECTING)
+        self._cancel_open = self._exchanges.client.open(endpoint, self.upstream.timeouts.connect, self)
+
+    def connected(self, connection: Connection) -> None:
+        """An upstream connection is ours: send the request with what body is at hand."""
+        self._cancel_open = None
+        self._connection = connection
+        self._go(State.WAITING)
+        endpoint = self.endpoint
+        assert endpoint is not None
+        endpoint.in_flight += 1
+        self._progress = True
+        request = self.request
+        headers = request.headers
+        if request.expects_continue:
+            headers = [*headers, (b"Expect", b"100-continue")]
+            self._continue_call = self._exchanges.clock.callLater(CONTINUE_AFTER, self._continue_unasked)
+        target = endpoint.address.path.encode("ascii") + request.target if endpoint.address.path else request.target
+        head = request_bytes(request.method, target, headers, request.body)
+        connection.send(self, request.method, head, request.body == CHUNKED)
+        if request.body > 0 or request.body == CHUNKED:
+            self._send_held(connection)
+        else:
+            connection.end_request([])
+
+    def _send_held(self, connection: Connection) -> None:
+        held = self._replay or b""
+        if self._held:
+            held += b"".join(self._held)
+            self._held = []
+        # Only a body that was here whole can be sent a second time.
+        self._replay = held if self._request_done else None
+        if held:
+            connection.write(held)
+        if self._request_done:
+            connection.end_request(self._trailers)
+        elif self._held_size > MAX_HELD:
+            self._downstream.resume_request()
+        self._held_size = 0
+
+    def connect_failed(self, error: ProxyError) -> None:
+        """The endpoint could not be connected to: nothing was sent, so any request may go to another."""
+        self._cancel_open = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        endpoint.failures += 1
+        endpoint.health = Health.UNREACHABLE
+        self._error = error
+        self._exchanges.log.warn(
+            "connecting to {address} for {service} failed: {detail}",
+            address=endpoint.address.authority,
+            service=self.upstream.name,
+            detail=error.detail,
+        )
+        if self._exchanges.clock.seconds() - self.started > MAX_CONNECTING:
+            self._refuse(error)
+        else:
+            self._try_next()
+
+    def _leave(self) -> Connection | None:
+        """Part from the connection, if there is one."""
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            assert self.endpoint is not None
+            self.endpoint.in_flight -= 1
+        if self._continue_call is not None:
+            self._continue_call.cancel()
+            self._continue_call = None
+        return connection
+
+    # What the upstream connection tells.
+
+    def interim_received(self, head: ResponseHead) -> None:
+        """The upstream sent a 1xx answer: pass it on (RFC 9110, 15.2)."""
+        self._progress = True
+        if self._continue_call is not None and head.status == 100:
+            self._continue_call.cancel()
+            self._continue_call = None
+        self._downstream.inform(head)
+
+    def _continue_unasked(self) -> None:
+        self._continue_call = None
+        self._downstream.inform(ResponseHead(100, b"Continue", []))
+
+    def head_received(self, head: ResponseHead) -> None:
+        """The final answer's head came."""
+        self._progress = True
+        self._go(State.RELAYING)
+        self.status = head.status
+        endpoint = self.endpoint
+        assert endpoint is not None
+        endpoint.failures = 0
+        self._downstream.respond(head)
+
+    def body_received(self, data: bytes) -> None:
+        """A piece of the answer's body came."""
+        self._progress = True
+        self.bytes_out += len(data)
+        self._downstream.write(data)
+
+    def answer_ended(self, trailers: Headers) -> None:
+        """The answer is complete."""
+        self._leave()
+        self._done()
+        self._downstream.end(safe_trailers(trailers) if trailers else trailers)
+
+    def upstream_lost(self, error: ProxyError, retriable: bool) -> None:
+        """The connection ended, or broke HTTP, before the answer was complete.
+
+        `retriable` says that it just ended, with no byte of an answer.
+        """
+        connection = self._leave()
+        assert connection is not None and self.endpoint is not None
+        if self.state is State.RELAYING:
+            self._abort(error)
+            return
+        again = retriable and self.request.method in _IDEMPOTENT and self._replay is not None
+        if again and connection.reused and not self._stale_retried:
+            # It went stale in the pool: that says nothing about the endpoint.
+            self._stale_retried = True
+            self._open(self.endpoint)
+            return
+        self.endpoint.failures += 1
+        if again and self._retries > 0 and pick(self.upstream, self._tried, self._exchanges.random):
+            self._retries -= 1
+            self._error = error
+            self._try_next()
+            return
+        self._refuse(error)
+
+    def upstream_full(self) -> None:
+        """The upstream does not keep up with the request's body."""
+        if not self._request_done:
+            self._downstream.pause_request()
+
+    def upstream_drained(self) -> None:
+        """The upstream takes more of the request's body."""
+        self._progress = True
+        if not self._request_done:
+            self._downstream.resume_request()
+
+    # What the downstream tells.
+
+    def request_body_received(self, data: bytes) -> None:
+        """A piece of the request's body came, out of its framing."""
+        if self.state is State.DONE:
+            return
+        self._progress = True
+        self.bytes_in += len(data)
+        if self._connection is not None:
+            self._replay = None
+            self._connection.write(data)
+        else:
+            was = self._held_size
+            self._held.append(data)
+            self._held_size = was + len(data)
+            if was <= MAX_HELD < self._held_size:
+                self._downstream.pause_request()
+
+    def request_ended(self, trailers: Headers) -> None:
+        """The request is complete."""
+        if self.state is State.DONE or self._request_done:
+            return
+        self._progress = True
+        self._request_done = True
+        self._trailers = safe_trailers(trailers) if trailers else trailers
+        if self._connection is not None:
+            self._connection.end_request(self._trailers)
+
+    def client_full(self) -> None:
+        """The client does not keep up with the answer."""
+        self._paused_by_client = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def client_drained(self) -> None:
+        """The client takes more of the answer."""
+        self._progress = True
+        self._paused_by_client = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def client_gone(self) -> None:
+        """The client closed the connection: nobody waits for the answer, so stop asking for it."""
+        if self.state is State.DONE:
+            return
+        self.reason = "the client went away"
+        self.status = self.status or 499
+        self._stop_upstream()
+        self._done()
+
+    # Ends.
+
+    @property
+    def request_complete(self) -> bool:
+        """Whether the client has sent the whole request."""
+        return self._request_done
+
+    def _stop_upstream(self) -> None:
+        if self._cancel_open is not None:
+            cancel, self._cancel_open = self._cancel_open, None
+            cancel()
+        connection = self._leave()
+        if connection is not None:
+            connection.abort()
+
+    def _refuse(self, error: ProxyError) -> None:
+        self._report(error)
+        self._stop_upstream()
+        self.status, message = answer_for(error)
+        self._done()
+        self._downstream.refuse(self.status, message)
+
+    def _abort(self, error: ProxyError) -> None:
+        self._report(error)
+        self._stop_upstream()
+        self._done()
+        self._downstream.abort()
+
+    def cut(self) -> None:
+        """The proxy stops: end the exchange now, whole or not."""
+        error = Unavailable("the proxy is stopping")
+        if self.state is State.RELAYING:
+            self._abort(error)
+        elif self.state is not State.DONE:
+            self._refuse(error)
+
+    def _report(self, error: ProxyError) -> None:
+        self.reason = str(error)
+        self._exchanges.log.warn(
+            "{service}: {method} {target} at {address}: {reason} [request {id}]",
+            service=self.upstream.name,
+            method=ascii(self.request.method)[2:-1],
+            target=ascii(self.request.target)[2:-1],
+            address=self.endpoint.address.authority if self.endpoint else "no instance",
+            reason=self.reason,
+            id=ascii(self.request.request_id)[2:-1],
+        )
+
+    def _done(self) -> None:
+        self._go(State.DONE)
+        self._held = []
+        self._replay = None
+        self._exchanges.ended(self)
+
+    def check(self, now: float) -> None:
+        """Called about once a second: end the exchange if nothing has moved for too long."""
+        if self.state is State.CONNECTING or self.state is State.DONE:
+            return
+        if self._progress:
+            self._progress = False
+            timeouts = self.upstream.timeouts
+            waiting = self.state is State.WAITING and self._request_done
+            self._deadline = now + (timeouts.first_byte if waiting else timeouts.idle)
+        elif now >= self._deadline:
+            self._time_out()
+
+    def _time_out(self) -> None:
+        if self.state is State.RELAYING:
+            who = "the client stopped reading" if self._paused_by_client else "the service stopped sending"
+            self._abort(UpstreamTimeout("time-out", detail=who))
+        elif self._request_done:
+            self._refuse(UpstreamTimeout("the service took too long to answer"))
+        else:
+            self._refuse(RequestTimeout("the request's body took too long to arrive"))
+
+
+@attrs.define(eq=False)
+class Exchanges:
+    """All exchanges under way, and what they share.
+
+    `clock` and `random` are constructor arguments so that tests own them; `on_end` is called with each
+    exchange that ended (the access log).
+    """
+
+    clock: IReactorTime
+    client: UpstreamClient
+    random: Callable[[], float] = random
+    on_end: Callable[[Exchange], None] | None = None
+    stopping: bool = False
+    log: Logger = attrs.field(factory=Logger)
+    _active: set[Exchange] = attrs.field(factory=set, init=False)
+    _tick: IDelayedCall | None = attrs.field(default=None, init=False)
+    _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False)
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def begin(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
+        """A new exchange; the caller keeps it, then calls `start`."""
+        exchange = Exchange(self, downstream, request, upstream)
+        self._active.add(exchange)
+        if self._tick is None:
+            self._tick = self.clock.callLater(1.0, self._check)
+        return exchange
+
+    def _check(self) -> None:
+        self._tick = None
+        now = self.clock.seconds()
+        for exchange in list(self._active):
+            exchange.check(now)
+        if self._active:
+            self._tick = self.clock.callLater(1.0, self._check)
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        self._active.discard(exchange)
+        if self.on_end is not None:
+            self.on_end(exchange)
+        if self._waiters and not self._active:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def drain(self, seconds: float) -> Deferred[int]:
+        """Fires when no exchange is left, after `seconds` at the latest, with how many were cut short."""
+        self.stopping = True
+        done: Deferred[None] = Deferred()
+        if not self._active:
+            done.callback(None)
+        else:
+            self._waiters.append(done)
+            late = self.clock.callLater(seconds, done.cancel)
+            done.addBoth(lambda result: late.cancel() if late.active() else None)
+        return done.addBoth(lambda _: self._cut())
+
+    def _cut(self) -> int:
+        left = list(self._active)
+        for exchange in left:
+            exchange.cut()
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        return len(left)
