@@ -29,12 +29,16 @@ _RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNKNOWN: 1, Health.UNREAC
 
 @attrs.define(eq=False)
 class EndpointState:
-    """What we count about one address: requests in flight, failures since it last worked, health."""
+    """What we count about one address: requests in flight, failures since it last worked, health.
+
+    `last_heartbeat` is when it was last seen to accept a connection, in seconds since the epoch.
+    """
 
     address: Address
     in_flight: int = 0
     failures: int = 0
     health: Health = Health.UNKNOWN
+    last_heartbeat: float | None = None
 
     def __repr__(self) -> str:
         return (

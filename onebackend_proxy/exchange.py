@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .balancing import EndpointState, Health, Upstream, pick
 from .errors import ProxyError, RequestTimeout, Unavailable, UpstreamFailed, UpstreamTimeout, answer_for
@@ -201,6 +202,14 @@ class Exchange:
             self._refuse(error)
         else:
             self._try_next()
+
+    def broke(self, failure: Failure) -> None:
+        """A bug of ours came up in the middle: it must cost this exchange, not the client's patience."""
+        self._exchanges.log.failure("an exchange failed", failure)
+        if self.state is State.RELAYING:
+            self._abort(ProxyError("internal error"))
+        elif self.state is not State.DONE:
+            self._refuse(ProxyError("internal error"))
 
     def _leave(self) -> Connection | None:
         """Part from the connection, if there is one."""

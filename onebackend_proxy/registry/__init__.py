@@ -1,0 +1,5 @@
+"""Which instances serve which service."""
+
+from .embedded import EmbeddedRegistry
+
+__all__ = ["EmbeddedRegistry"]

@@ -1,0 +1,105 @@
+"""Active health: a TCP connect to every address now and then, as 1Backend's registry does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..addresses import Address
+from ..balancing import EndpointState, Health
+from .connecting import endpoint_for
+
+INTERVAL = 15.0
+TIMEOUT = 3.0
+SLOW = 1.0
+MAX_AT_ONCE = 64
+
+
+class _Probe(Protocol):
+    """Connects, and that is all it wants to know."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
+class HealthChecks:
+    """Looks at every endpoint of `endpoints()` each 15 seconds, and at a single one when told to.
+
+    Refused or silent for 3 seconds is Unreachable, over 1 second is Degraded, else Healthy.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: Callable[[], Iterable[EndpointState]],
+        endpoint_for: Callable[[Any, Address, float], IStreamClientEndpoint] = endpoint_for,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints = endpoints
+        self._endpoint_for = endpoint_for
+        self._log = Logger()
+        self._at_once = DeferredSemaphore(MAX_AT_ONCE)
+        self._looking: dict[EndpointState, Deferred[None]] = {}
+        self._next: IDelayedCall | None = None
+        self._factory = Factory.forProtocol(_Probe)
+        self._factory.noisy = False
+
+    def start(self) -> None:
+        """Look now, and every 15 seconds from now on."""
+        self._next = self._reactor.callLater(INTERVAL, self.start)
+        for endpoint in list(self._endpoints()):
+            self.look(endpoint)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        for looking in list(self._looking.values()):
+            looking.cancel()
+
+    def look(self, endpoint: EndpointState) -> None:
+        """Look at one endpoint soon, unless that is under way."""
+        if endpoint not in self._looking:
+            looking = self._at_once.run(self._connect, endpoint)
+            self._looking[endpoint] = looking
+            looking.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            looking.addErrback(lambda failure: self._log.failure("a health check failed", failure))
+            looking.addBoth(lambda _: self._looking.pop(endpoint, None))
+
+    def _connect(self, endpoint: EndpointState) -> Deferred[None]:
+        # Reached means listening: no TLS here, the handshake is for requests.
+        plain = Address("http", endpoint.address.host, endpoint.address.port)
+        began = self._reactor.seconds()
+        connecting = self._endpoint_for(self._reactor, plain, TIMEOUT).connect(self._factory)
+        late = self._reactor.callLater(TIMEOUT, connecting.cancel)
+
+        def settled(result: object) -> None:
+            if late.active():
+                late.cancel()
+            took = self._reactor.seconds() - began
+            if isinstance(result, Failure):
+                self._found(endpoint, Health.UNREACHABLE)
+                endpoint.failures += 1
+            else:
+                endpoint.last_heartbeat = self._reactor.seconds()
+                self._found(endpoint, Health.DEGRADED if took > SLOW else Health.HEALTHY)
+
+        return connecting.addBoth(settled)
+
+    def _found(self, endpoint: EndpointState, health: Health) -> None:
+        if endpoint.health is not health:
+            self._log.info(
+                "{address} is {health}, was {was}",
+                address=endpoint.address.authority,
+                health=health.value,
+                was=endpoint.health.value,
+            )
+        endpoint.health = health
