@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from ..addresses import Address, parse_instance_url
+from ..addresses import parse_instance_url
 from ..balancing import EndpointState, Timeouts, Upstream
-from ..errors import NotFound
 from ..interfaces import InstanceView, IRegistry, IStore
 from ..records import Instance
 
@@ -23,7 +22,8 @@ def _unwatched(endpoint: EndpointState) -> None:
 class EmbeddedRegistry:
     """An `interfaces.IRegistry` over a store. A write is kept before it is routed to.
 
-    `watch` is called with each endpoint that is new, so that its health is looked at right away.
+    `watch` is called with the endpoint of each instance that is read or registered, so that its health is
+    looked at right away.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class EmbeddedRegistry:
         self._store = store
         self.watch = watch
         self._timeouts = timeouts
+        # An address belongs to one instance (the store keeps URLs unique), so an id names an endpoint too.
         self._instances: dict[str, Instance] = {}
-        self._endpoints: dict[Address, EndpointState] = {}
+        self._endpoints: dict[str, EndpointState] = {}
+        self._by_slug: dict[str, set[str]] = {}
         self._upstreams: dict[str, Upstream] = {}
 
     def __repr__(self) -> str:
@@ -44,33 +46,40 @@ class EmbeddedRegistry:
 
     def load(self) -> Deferred[None]:
         """Read all instances from the store."""
-        return self._store.instances().addCallback(self._publish_all)
 
-    def _publish_all(self, instances: Iterable[Instance]) -> None:
-        self._instances = {instance.id: instance for instance in instances}
-        for slug in {instance.slug for instance in self._instances.values()}:
-            self._publish(slug)
+        def read(instances: Iterable[Instance]) -> None:
+            for instance in instances:
+                self._keep(instance)
+            for slug in self._by_slug:
+                self._publish(slug)
+
+        return self._store.instances().addCallback(read)
+
+    def _keep(self, instance: Instance) -> None:
+        address = parse_instance_url(instance.url)
+        endpoint = self._endpoints.get(instance.id)
+        self._instances[instance.id] = instance
+        self._by_slug.setdefault(instance.slug, set()).add(instance.id)
+        if endpoint is None or endpoint.address != address:
+            self._endpoints[instance.id] = endpoint = EndpointState(address)
+        self.watch(endpoint)
+
+    def _forget(self, instance: Instance) -> None:
+        """Take the instance out of its service; its endpoint stays for whoever keeps the id."""
+        ids = self._by_slug[instance.slug]
+        ids.discard(instance.id)
+        if not ids:
+            del self._by_slug[instance.slug]
+        del self._instances[instance.id]
+        self._publish(instance.slug)
 
     def _publish(self, slug: str) -> None:
-        """Build the service's upstream anew; an endpoint whose address stays keeps its state."""
-        addresses = [
-            parse_instance_url(instance.url) for instance in self._instances.values() if instance.slug == slug
-        ]
-        endpoints = tuple(self._endpoint(address) for address in addresses)
+        """Build the service's upstream anew."""
+        endpoints = tuple(self._endpoints[key] for key in sorted(self._by_slug.get(slug, ())))
         if endpoints:
             self._upstreams[slug] = Upstream(slug, endpoints, self._timeouts)
         else:
             self._upstreams.pop(slug, None)
-        used = {endpoint.address for upstream in self._upstreams.values() for endpoint in upstream.endpoints}
-        for address in set(self._endpoints) - used:
-            del self._endpoints[address]
-
-    def _endpoint(self, address: Address) -> EndpointState:
-        endpoint = self._endpoints.get(address)
-        if endpoint is None:
-            endpoint = self._endpoints[address] = EndpointState(address)
-            self.watch(endpoint)
-        return endpoint
 
     def endpoints(self) -> Iterable[EndpointState]:
         """Every address that some instance has."""
@@ -85,7 +94,7 @@ class EmbeddedRegistry:
         return tuple(self._view(self._instances[key]) for key in sorted(self._instances))
 
     def _view(self, instance: Instance) -> InstanceView:
-        endpoint = self._endpoints[parse_instance_url(instance.url)]
+        endpoint = self._endpoints[instance.id]
         seen = endpoint.last_heartbeat
         heartbeat = None if seen is None else datetime.datetime.fromtimestamp(seen, datetime.UTC)
         return InstanceView(instance, endpoint.health.value, heartbeat)
@@ -95,9 +104,9 @@ class EmbeddedRegistry:
 
         def kept(_: None) -> None:
             before = self._instances.get(instance.id)
-            self._instances[instance.id] = instance
-            if before is not None and before.slug != instance.slug:
-                self._publish(before.slug)
+            if before is not None:
+                self._forget(before)
+            self._keep(instance)
             self._publish(instance.slug)
 
         return self._store.save_instance(instance).addCallback(kept)
@@ -106,9 +115,9 @@ class EmbeddedRegistry:
         """See `interfaces.IRegistry`."""
 
         def gone(_: None) -> None:
-            instance = self._instances.pop(instance_id, None)
-            if instance is None:
-                raise NotFound(f"no instance {instance_id!r}")
-            self._publish(instance.slug)
+            instance = self._instances.get(instance_id)
+            if instance is not None:
+                self._forget(instance)
+                del self._endpoints[instance_id]
 
         return self._store.delete_instance(instance_id).addCallback(gone)
