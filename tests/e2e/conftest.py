@@ -1,0 +1,94 @@
+"""One proxy, one nginx and one Node server for all end-to-end tests; fresh proxies where a test stops them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .api import Api
+from .proxy_process import ProxyProcess
+from .raw_backend import RawBackend, Script, answer_ok
+from .raw_client import RawClient
+from .servers import Server, start_nginx, start_node
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+    """The proxy that tests share; when the session ends it must stop well."""
+    started = ProxyProcess(tmp_path_factory.mktemp("proxy"))
+    try:
+        yield started.start()
+        started.stop()
+    finally:
+        started.kill()
+
+
+@pytest.fixture
+def new_proxy(tmp_path) -> Iterator[Callable[..., ProxyProcess]]:
+    """Make (and start) a proxy of the test's own: ``new_proxy(*options, **variables)``."""
+    made: list[ProxyProcess] = []
+
+    def make(*options: str, **settings) -> ProxyProcess:
+        made.append(ProxyProcess(tmp_path, *options, **settings))
+        return made[-1].start()
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+@pytest.fixture(scope="session")
+def admin(proxy: ProxyProcess) -> Api:
+    """The shared proxy's API, as the admin."""
+    return Api(proxy.url).login()
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real nginx."""
+    server = start_nginx(tmp_path_factory.mktemp("nginx"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Node server."""
+    server = start_node(tmp_path_factory.mktemp("node"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def slug() -> str:
+    """A service slug that no other test uses."""
+    return f"test-{next(_numbers)}-svc"
+
+
+@pytest.fixture
+def backend(admin: Api, slug: str) -> Iterator[Callable[..., RawBackend]]:
+    """Start a raw backend with this script, registered as an instance of `slug`."""
+    made: list[RawBackend] = []
+
+    def make(script: Script = answer_ok) -> RawBackend:
+        made.append(RawBackend(script))
+        admin.add_instance(made[-1].url, slug)
+        return made[-1]
+
+    yield make
+    failures = [failure for each in made for failure in each.failures]
+    for each in made:
+        each.close()
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture
+def client(proxy: ProxyProcess) -> Iterator[RawClient]:
+    """A raw connection to the shared proxy."""
+    with RawClient(proxy.port) as connection:
+        yield connection
