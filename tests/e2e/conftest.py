@@ -1,4 +1,4 @@
-"""One proxy, one nginx and one Node server for all end-to-end tests; fresh proxies where a test stops them."""
+"""One proxy, one nginx and one Node server for all tests here; fresh proxies where a test stops them."""
 
 from __future__ import annotations
 
