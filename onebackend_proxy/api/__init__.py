@@ -1,0 +1,39 @@
+"""The built-in services as `twisted.web` resources.
+
+``json_resource``  one call of the API: body (``strict_json``), bearer, errors, answer
+``validation``     JSON to typed bodies; every message names the field
+``shapes``         records to JSON
+``user_svc``, ``registry_svc``, ``proxy_svc``  the tables of calls
+``accounts``       logins, over ``passwords``, ``password_work``, ``throttle``, ``tokens``, ``permissions``
+"""
+
+from __future__ import annotations
+
+from twisted.web.resource import IResource
+
+from ..interfaces import IStore
+from .accounts import Accounts, open_accounts
+from .json_resource import ClientAddress, ServiceResource, peer_address
+from .proxy_svc import proxy_operations
+from .registry_svc import InstanceRegistry, registry_operations
+from .user_svc import user_operations
+
+__all__ = ["Accounts", "InstanceRegistry", "built_in_services", "open_accounts"]
+
+
+def built_in_services(
+    store: IStore,
+    registry: InstanceRegistry,
+    accounts: Accounts,
+    client_address: ClientAddress = peer_address,
+) -> dict[bytes, IResource]:
+    """The resource of each built-in service, by its slug; put them below the root.
+
+    `client_address` tells whom to throttle: behind a trusted proxy that is not the peer.
+    """
+    operations = {
+        b"user-svc": user_operations(accounts),
+        b"registry-svc": registry_operations(registry),
+        b"proxy-svc": proxy_operations(store),
+    }
+    return {slug: ServiceResource(table, accounts, client_address) for slug, table in operations.items()}

@@ -1,0 +1,227 @@
+"""JSON bodies into typed ones, strictly: nothing is coerced, and every message names the field.
+
+Values with a rule of their own are types here (`Slug`, `CanonicalId`), so that cattrs, which knows where
+in the body it is, reports the rule's error with its path: ``routes[3].target: must not carry credentials``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any, NewType, TypeVar
+
+import attrs
+from cattrs import Converter, transform_error
+from cattrs.cols import is_sequence, list_structure_factory
+from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn, override
+
+from ..addresses import check_redirect_target, check_target
+from ..errors import BadRequest
+from ..routing import canonical_id, is_slug
+
+T = TypeVar("T")
+
+MAX_ITEMS = 10_000
+MAX_LINE = 256
+RESERVED_SLUGS = frozenset({"user-svc", "registry-svc", "proxy-svc"})
+_SHOWN_ERRORS = 5
+_REDIRECT_CODES = (301, 302, 303, 307, 308)
+_INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Line = NewType("Line", str)
+"""At most 256 characters, none of them a control character; may be empty."""
+NonEmptyLine = NewType("NonEmptyLine", str)
+"""A `Line` of at least one character."""
+Slug = NewType("Slug", str)
+"""A slug that an account or a service may have: no built-in service's."""
+NewPassword = NewType("NewPassword", str)
+"""8 to 256 characters."""
+Password = NewType("Password", str)
+"""Whatever somebody tries to log in with, up to 4096 characters."""
+CanonicalId = NewType("CanonicalId", str)
+"""The id of a Route or Redirect, made canonical."""
+Target = NewType("Target", str)
+"""A Route's target."""
+RedirectTarget = NewType("RedirectTarget", str)
+"""A Redirect's target."""
+RedirectCode = NewType("RedirectCode", int)
+"""A status that redirects."""
+InstanceId = NewType("InstanceId", str)
+"""An instance's id, chosen by the client."""
+IpAddress = NewType("IpAddress", str)
+"""An IPv4 or IPv6 address in its shortest form."""
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    # JSON can spell half of a surrogate pair; no database and no header can hold one.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("has half of a surrogate pair")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("expected an integer")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _line(value: object) -> str:
+    text = _string(value)
+    if len(text) > MAX_LINE:
+        raise ValueError(f"is longer than {MAX_LINE} characters")
+    if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in text):
+        raise ValueError("has a control character")
+    return text
+
+
+def _non_empty_line(value: object) -> str:
+    text = _line(value)
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _slug(value: object) -> str:
+    text = _string(value)
+    if not is_slug(text):
+        raise ValueError("must be a slug: a-z, 0-9 and single dashes between them, at most 64 characters")
+    if text in RESERVED_SLUGS:
+        raise ValueError(f"{text} is a built-in service")
+    return text
+
+
+def _new_password(value: object) -> str:
+    text = _string(value)
+    if not 8 <= len(text) <= 256:
+        raise ValueError("must have 8 to 256 characters")
+    return text
+
+
+def _password(value: object) -> str:
+    text = _string(value)
+    if len(text) > 4096:
+        raise ValueError("is longer than 4096 characters")
+    return text
+
+
+def _redirect_code(value: object) -> int:
+    code = _integer(value)
+    if code not in _REDIRECT_CODES:
+        raise ValueError(f"must be one of {', '.join(map(str, _REDIRECT_CODES))}")
+    return code
+
+
+def _instance_id(value: object) -> str:
+    text = _string(value)
+    if not _INSTANCE_ID.fullmatch(text):
+        raise ValueError("must be 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    return text
+
+
+def _ip_address(value: object) -> str:
+    text = _string(value)
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("is not an IP address") from None
+
+
+Rule = Callable[[object], object]
+_RULES: dict[Any, Rule] = {
+    str: _string,
+    int: _integer,
+    bool: _boolean,
+    Line: _line,
+    NonEmptyLine: _non_empty_line,
+    Slug: _slug,
+    NewPassword: _new_password,
+    Password: _password,
+    CanonicalId: lambda value: canonical_id(_string(value)),
+    Target: lambda value: check_target(_string(value)),
+    RedirectTarget: lambda value: check_redirect_target(_string(value)),
+    RedirectCode: _redirect_code,
+    InstanceId: _instance_id,
+    IpAddress: _ip_address,
+}
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
+
+
+def _object_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
+    renamed: dict[str, Any] = {f.name: override(rename=_camel(f.name)) for f in attrs.fields(kind)}
+    inner: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **renamed)
+
+    def structure_object(value: Any, wanted: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("expected an object")
+        return inner(value, wanted)
+
+    return structure_object
+
+
+def _list_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
+    inner = list_structure_factory(kind, converter)
+
+    def structure_list(value: Any, wanted: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError("expected a list")
+        if len(value) > MAX_ITEMS:
+            raise ValueError(f"has more than {MAX_ITEMS} items")
+        return inner(value, wanted)
+
+    return structure_list
+
+
+def _rule_hook(kind: Any, rule: Rule) -> tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]:
+    return (lambda wanted: wanted is kind), (lambda value, _wanted: rule(value))
+
+
+def _converter() -> Converter:
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook_factory(attrs.has, _object_hook)
+    converter.register_structure_hook_factory(is_sequence, _list_hook)
+    for kind, rule in _RULES.items():
+        converter.register_structure_hook_func(*_rule_hook(kind, rule))
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def _said(error: BaseException, _kind: object) -> str:
+    if isinstance(error, ForbiddenExtraKeysError):
+        names = [repr(name) for name in sorted(error.extra_fields)]
+        return f"unknown field{'s' if len(names) > 1 else ''} {', '.join(names[:_SHOWN_ERRORS])}"
+    if isinstance(error, KeyError):
+        return "is missing"
+    return str(error)
+
+
+def _with_path_first(line: str) -> str:
+    # cattrs says "what @ $.where"; the last @ is its own, whatever a client put into "what".
+    said, _at, path = line.rpartition(" @ ")
+    where = _camel(path.removeprefix("$").removeprefix("."))
+    return f"{where}: {said}" if where else said
+
+
+def structure(kind: type[T], value: object) -> T:
+    """`value` (parsed JSON) as `kind`; `errors.BadRequest` names each field that is wrong."""
+    try:
+        return _CONVERTER.structure(value, kind)
+    except (BaseValidationError, ValueError) as error:
+        lines = [_with_path_first(line) for line in transform_error(error, format_exception=_said)]
+    shown = "; ".join(lines[:_SHOWN_ERRORS])
+    more = len(lines) - _SHOWN_ERRORS
+    raise BadRequest(f"{shown}; and {more} more" if more > 0 else shown)
