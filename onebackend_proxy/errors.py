@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 class ProxyError(Exception):
     """Anything this program refuses or fails to do; `status` is the HTTP status it maps to."""
@@ -138,3 +140,8 @@ def answer_for(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ProxyError):
         return error.status, error.message
     return 500, "internal error"
+
+
+def error_body(message: str) -> bytes:
+    """The JSON that carries an error to a client."""
+    return json.dumps({"error": message}).encode("ascii") + b"\n"

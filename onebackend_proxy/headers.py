@@ -52,6 +52,7 @@ _REQUEST_RULES: dict[bytes, int] = {
 _RESPONSE_DROP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"content-length")
 )
+_RESPONSE_RULES = _RESPONSE_DROP | {b"date"}
 # Fields that a trailer section must not set (RFC 9110, 6.5.1), on top of those with a rule above.
 _NOT_IN_TRAILERS = frozenset(
     (
@@ -197,17 +198,22 @@ def _target_and_host(head: RequestHead, hosts: list[bytes]) -> tuple[bytes, byte
     host = hosts[0]
     if not _HOST.fullmatch(host):
         raise BadRequest("the Host header is not HOST or HOST:PORT")
-    target = head.target
+    target, authority = origin_form(head.method, head.target)
+    return target, authority or host
+
+
+def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
+    """A request target without scheme and authority, and the authority it had, or b"".
+
+    The authority of an absolute target replaces Host (RFC 9112, 3.2.2). Raises `errors.BadRequest`.
+    """
     if not _TARGET.fullmatch(target):
         raise BadRequest("the request target has a character that no URL may hold")
-    if target[:1] == b"/":
-        return target, host
-    if target == b"*" and head.method == b"OPTIONS":
-        return target, host
+    if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
+        return target, b""
     absolute = _ABSOLUTE.fullmatch(target)
     if not absolute:
         raise BadRequest("the request target must begin with a slash")
-    # The authority of an absolute target replaces Host (RFC 9112, 3.2.2).
     if not _HOST.fullmatch(absolute[1]):
         raise BadRequest("the request target's authority is not HOST or HOST:PORT")
     path = absolute[2]
@@ -262,9 +268,13 @@ def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, ra
     length: bytes | None = None
     coding: bytes | None = None
     connection = b""
+    dated = False
     for field in raw:
         name = field[0].lower()
-        if name not in _RESPONSE_DROP:
+        if name not in _RESPONSE_RULES:
+            kept.append(field)
+        elif name == b"date":
+            dated = True
             kept.append(field)
         elif name == b"content-length":
             if length is not None and length != field[1]:
@@ -280,7 +290,7 @@ def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, ra
     # A HEAD answer and a 304 tell the length that a GET would have had; 1xx and 204 must not.
     if length is not None and body != CHUNKED and status >= 200 and status != 204:
         kept.append((b"Content-Length", length))
-    return ResponseHead(status, reason, kept, body)
+    return ResponseHead(status, reason, kept, body, dated)
 
 
 def _response_framing(

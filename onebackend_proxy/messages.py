@@ -28,9 +28,13 @@ class RequestHead:
 
 @attrs.define(eq=False)
 class ResponseHead:
-    """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed."""
+    """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed.
+
+    `dated` says that it has a Date field; whoever sends it on adds one if not (RFC 9110, 6.6.1).
+    """
 
     status: int
     reason: bytes
     headers: Headers
     body: int = NO_BODY
+    dated: bool = False

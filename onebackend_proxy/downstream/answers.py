@@ -1,0 +1,239 @@
+"""How an answer leaves through twisted.web: straight to our own channel, or through any IRequest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import Headers as WebHeaders
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from ..errors import error_body
+from ..exchange import Exchange
+from ..http1 import chunk, last_chunk, response_bytes
+from ..messages import Headers, ResponseHead
+
+if TYPE_CHECKING:
+    from .site import ProxyRequest
+
+
+def error_head(status: int, body: bytes) -> ResponseHead:
+    """The head of our own error answer with this JSON body."""
+    headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+    if status == 405:
+        headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    headers.append((b"Content-Length", b"%d" % len(body)))
+    return ResponseHead(status, _REASONS.get(status, b"Error"), headers, len(body))
+
+
+_REASONS = {
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+
+
+@implementer(IPushProducer)
+class RequestDownstream:
+    """What both ways of answering share: back-pressure, and refusing with JSON."""
+
+    exchange: Exchange | None = None
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        raise NotImplementedError
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`."""
+        raise NotImplementedError
+
+    def refuse(self, status: int, message: str) -> None:
+        """See `interfaces.Downstream`."""
+        body = error_body(message)
+        self.respond(error_head(status, body))
+        if self._request.method != b"HEAD":
+            self.write(body)
+        self.end([])
+
+    def _take_part(self) -> None:
+        """Hear of the client's transport filling up; it may be full already with the answer before."""
+        self._request.registerProducer(self, True)
+        if getattr(self._request.channel, "_waitingForTransport", False):
+            self.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """The client does not keep up."""
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def resumeProducing(self) -> None:
+        """The client takes more."""
+        if self.exchange is not None:
+            self.exchange.client_drained()
+
+    def stopProducing(self) -> None:
+        """The client's transport will send nothing more; that it is gone is told separately."""
+
+
+class ChannelDownstream(RequestDownstream):
+    """Writes bytes straight to our own HTTP/1.1 channel: the way that costs least."""
+
+    _request: ProxyRequest
+    _chunked = False
+
+    def inform(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`; HTTP/1.0 has no 1xx (RFC 9110, 15.2)."""
+        request = self._request
+        if request.clientproto == b"HTTP/1.1":
+            request.channel.write(b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason))
+            request.channel.write(b"".join([b"%b: %b\r\n" % field for field in head.headers]) + b"\r\n")
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        request = self._request
+        channel = request.channel
+        if channel.site.closing or not request.complete:
+            # The rest of a body that nobody reads any more cannot be told from a next request.
+            channel.persistent = False
+        http10 = request.clientproto != b"HTTP/1.1"
+        if http10:
+            channel.persistent = False
+        if not head.dated:
+            head.headers.append((b"Date", channel.site.date()))
+        data, self._chunked = response_bytes(head, http10, not channel.persistent)
+        request.code = head.status
+        request.startedWriting = 1
+        self._take_part()
+        channel.write(data)
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        self._request.sentLength += len(data)
+        self._request.channel.write(chunk(data) if self._chunked else data)
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`."""
+        request = self._request
+        if self._chunked:
+            request.channel.write(last_chunk(trailers))
+        request.unregisterProducer()
+        if not request.complete:
+            request.channel.linger()
+        request.finish()
+
+    def abort(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._request.channel.transport.abortConnection()
+
+    def pause_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._request.channel.transport.pauseProducing()
+
+    def resume_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._request.channel.transport.resumeProducing()
+
+
+class ResourceDownstream(RequestDownstream):
+    """Answers through any twisted.web request: another program's Site, its encoders, HTTP/2.
+
+    There the request's body was read before we saw the request; it is fed to the exchange from
+    `request.content` piece by piece, as fast as the upstream takes it.
+    """
+
+    PIECE = 32 * 1024
+    _feeding = False
+    _paused = False
+    _over = False
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        request.notifyFinish().addErrback(self._gone)
+
+    def _gone(self, reason: object) -> None:
+        self._over = True
+        if self.exchange is not None:
+            self.exchange.client_gone()
+
+    def feed(self) -> None:
+        """Give the exchange the body, until it says stop."""
+        if self._feeding or self.exchange is None:
+            return
+        self._feeding = True
+        while not self._paused and not self._over:
+            piece = self._request.content.read(self.PIECE)
+            if not piece:
+                self.exchange.request_ended([])
+                break
+            self.exchange.request_body_received(piece)
+        self._feeding = False
+
+    def inform(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`; what twisted.web has no words for is left out on HTTP/2."""
+        channel = self._request.channel
+        inner = getattr(channel, "_channel", channel)
+        if isinstance(inner, HTTPChannel) and self._request.clientproto == b"HTTP/1.1":
+            fields = b"".join([b"%b: %b\r\n" % field for field in head.headers])
+            channel.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, fields))
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        request: Any = self._request
+        request.setResponseCode(head.status, head.reason)
+        web_headers = WebHeaders()
+        for name, value in head.headers:
+            web_headers.addRawHeader(name, value)
+        if not head.dated:
+            web_headers.addRawHeader(b"Date", datetimeToString())
+        request.responseHeaders = web_headers
+        # An answer without a type stays without one.
+        request.defaultContentType = None
+        self._take_part()
+        request.write(b"")
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        self._request.write(data)
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`; twisted.web cannot send trailers."""
+        self._over = True
+        self._request.unregisterProducer()
+        self._request.finish()
+
+    def abort(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._over = True
+        channel: Any = self._request.channel
+        stream_abort = getattr(channel, "abortConnection", None)
+        if stream_abort is not None:
+            stream_abort()
+        else:
+            channel.transport.abortConnection()
+
+    def pause_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._paused = True
+
+    def resume_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._paused = False
+        self.feed()

@@ -1,0 +1,23 @@
+"""Who is at the other end of a client connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+
+from ..headers import Network, Peer, is_trusted
+
+
+def peer_of(address: IAddress, secure: bool, trusted: Sequence[Network] = ()) -> Peer:
+    """The peer at `address`; an IPv4 address that comes mapped into IPv6 is written as IPv4.
+
+    A Unix socket has no address: it counts as ``unix:``, which nginx writes too, and is not trusted.
+    """
+    ip = "unix:"
+    if isinstance(address, IPv4Address | IPv6Address):
+        ip = address.host.removeprefix("::ffff:") if "." in address.host else address.host
+        ip = ip.partition("%")[0]
+    encoded = ip.encode("ascii")
+    return Peer(encoded, is_trusted(encoded, trusted), b"https" if secure else b"http")

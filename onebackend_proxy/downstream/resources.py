@@ -1,0 +1,180 @@
+"""The resource plane: a `twisted.web` tree of built-in services and one reverse proxy per slug."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import getrandbits
+from typing import Any, cast
+
+import attrs
+from twisted.logger import Logger
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from ..balancing import Upstream
+from ..errors import BadRequest, NotFound, ProxyError, answer_for
+from ..exchange import Exchanges
+from ..headers import Network, prepare_request
+from ..interfaces import IRegistry
+from ..messages import NO_BODY, Headers, RequestHead
+from ..routing import service_slug
+from .answers import ChannelDownstream, RequestDownstream, ResourceDownstream
+from .peers import peer_of
+from .site import ProxyRequest
+
+
+@attrs.frozen
+class Desk:
+    """What every proxied request passes: the exchanges under way, and whom we believe."""
+
+    exchanges: Exchanges
+    trusted: Sequence[Network] = ()
+    log: Logger = attrs.field(factory=Logger)
+
+
+def relay(request: Request, target: bytes, upstream: Callable[[], Upstream], desk: Desk) -> None:
+    """Answer `request` with what the upstream answers to `target`, or refuse it."""
+    streamed = isinstance(request, ProxyRequest) and request.site.owns(request)
+    downstream: RequestDownstream
+    if streamed:
+        own = cast(ProxyRequest, request)
+        downstream = ChannelDownstream(own)
+        peer = own.channel.peer(desk.trusted)
+    else:
+        downstream = ResourceDownstream(request)
+        peer = peer_of(request.getClientAddress(), request.isSecure(), desk.trusted)
+    fields: Headers = [
+        (name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
+    ]
+    head = RequestHead(request.method, target, fields, request.clientproto)
+    try:
+        outgoing = prepare_request(head, peer, b"%032x" % getrandbits(128), desk.trusted)
+        to = upstream()
+    except ProxyError as error:
+        refuse(request, downstream, error, desk.log)
+        return
+    if not streamed:
+        # twisted.web has asked for an expected body, and taken it out of its framing, before we came.
+        outgoing.expects_continue = False
+        size = request.content.seek(0, 2)
+        request.content.seek(0)
+        if size or outgoing.body != NO_BODY:
+            outgoing.body = size
+    exchange = desk.exchanges.begin(downstream, outgoing, to)
+    downstream.exchange = exchange
+    if isinstance(request, ProxyRequest):
+        request.exchange = exchange
+    exchange.start()
+    if isinstance(downstream, ResourceDownstream):
+        downstream.feed()
+
+
+def refuse(request: Request, downstream: RequestDownstream, error: ProxyError, log: Logger) -> None:
+    """Answer with the error, and say in the log why."""
+    status, message = answer_for(error)
+    log.info(
+        "refused {method} {target} with {status}: {reason}",
+        method=ascii(request.method)[2:-1],
+        target=ascii(request.uri)[2:-1],
+        status=status,
+        reason=str(error),
+    )
+    downstream.refuse(status, message)
+
+
+class ReverseProxyResource(Resource):
+    """Relays all requests at and below it to an upstream, their target unchanged.
+
+    It stands where `twisted.web.proxy.ReverseProxyResource` would. Mounted below a path, that path is
+    taken off the target; `keep` path segments of it stay (the slug, which services expect to see).
+    """
+
+    isLeaf = True
+    streams = True
+
+    def __init__(self, upstream: Callable[[], Upstream], desk: Desk, keep: int = 0) -> None:
+        super().__init__()
+        self._upstream = upstream
+        self._desk = desk
+        self._keep = keep
+
+    def render(self, request: Any) -> int:
+        """Answer later, with whatever the upstream answers."""
+        above = len(request.prepath) - self._keep
+        target = request.uri
+        if above > 0:
+            path, question, query = target.partition(b"?")
+            target = below(path, above) + question + query
+        relay(request, target, self._upstream, self._desk)
+        return NOT_DONE_YET
+
+
+def below(path: bytes, segments: int) -> bytes:
+    """`path`, byte for byte, without its first `segments` segments."""
+    for _ in range(segments):
+        path = b"/" + path[1:].partition(b"/")[2]
+    return path
+
+
+class _Refusal(Resource):
+    """Answers everything with one error, as JSON."""
+
+    isLeaf = True
+    streams = True
+
+    def __init__(self, error: ProxyError, desk: Desk) -> None:
+        super().__init__()
+        self._error = error
+        self._desk = desk
+
+    def render(self, request: Any) -> int:
+        own = isinstance(request, ProxyRequest) and request.site.owns(request)
+        downstream = ChannelDownstream(request) if own else ResourceDownstream(request)
+        refuse(request, downstream, self._error, self._desk.log)
+        return NOT_DONE_YET
+
+
+class ServiceResource(Resource):
+    """The service side: the first path segment is a slug.
+
+    A built-in service answers itself; any other slug is looked up in the registry. It works at the root of
+    a `ProxySite`, and below any path of any other `twisted.web` Site.
+    """
+
+    def __init__(self, registry: IRegistry, desk: Desk, built_in: Mapping[bytes, IResource] | None = None) -> None:
+        super().__init__()
+        self._registry = registry
+        self._desk = desk
+        self._built_in = dict(built_in or {})
+        # One per slug of the registry, made when it is first asked for; unknown slugs leave nothing here.
+        self._services: dict[str, ReverseProxyResource] = {}
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        """The resource that answers for the slug in this request's path."""
+        try:
+            slug = service_slug(below(request.uri.partition(b"?")[0], len(request.prepath) - 1))
+        except BadRequest as error:
+            return _Refusal(error, self._desk)
+        built_in = self._built_in.get(slug)
+        if built_in is not None:
+            return built_in
+        name = slug.decode("latin-1")
+        if self._registry.lookup(name) is None:
+            self._services.pop(name, None)
+            return _Refusal(NotFound("no such service" if slug else "no service named in the path"), self._desk)
+        service = self._services.get(name)
+        if service is None:
+            service = self._services[name] = ReverseProxyResource(
+                lambda: self._upstream(name), self._desk, keep=1
+            )
+        return service
+
+    def _upstream(self, slug: str) -> Upstream:
+        upstream = self._registry.lookup(slug)
+        if upstream is None:
+            raise NotFound("no such service")
+        return upstream
+
+    def render(self, request: Any) -> int:
+        """No slug at all: the path ends at the mount."""
+        return _Refusal(NotFound("no service named in the path"), self._desk).render(request)

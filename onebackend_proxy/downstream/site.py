@@ -1,0 +1,309 @@
+"""Our own Site for twisted.web: request bodies stream, and answers leave with the least work.
+
+twisted.web reads a whole request body before it renders. Here a resource that has `streams = True` is
+rendered when the head is complete, and gets the body as it comes. Everything else works as ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import Request as PlainRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site, unquote
+
+from ..errors import BadRequest, ContentTooLarge, ProxyError, answer_for, error_body
+from ..exchange import Exchange
+from ..headers import MAX_FIELDS, Network, Peer, origin_form
+from ..http1 import response_bytes
+from ..messages import Headers
+from .answers import error_head
+from .peers import peer_of
+
+MAX_HEAD = 32 * 1024
+"""Bytes of a request's head."""
+MAX_BUFFERED = 1024 * 1024
+"""Bytes of a request body that a resource which does not stream may get (the API's limit)."""
+IDLE = 75.0
+"""Seconds a client connection may be idle."""
+LINGER = 2.0
+"""Seconds we go on reading after an answer that came before the end of its request."""
+_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+
+
+class ProxyRequest(Request):
+    """A request whose body may stream; `complete` says that all of it has come."""
+
+    site: ProxySite
+    channel: ProxyChannel
+    exchange: Exchange | None = None
+    complete = False
+    _resource: Any = None
+    _buffered = 0
+    _refusal: ProxyError | None = None
+
+    def head_came(self, method: bytes, target: bytes, version: bytes, has_body: bool) -> None:
+        """The head is complete: find the resource, and whether it streams the body that follows."""
+        self.method, self.uri, self.clientproto = method, target, version
+        self.site = self.channel.site
+        try:
+            self.uri, authority = origin_form(method, target)
+        except BadRequest as error:
+            self._refusal = error
+            return
+        if authority:
+            self.requestHeaders.setRawHeaders(b"Host", [authority])
+        self.path = self.uri.partition(b"?")[0]
+        if self.path != b"*":
+            self.prepath: list[bytes] = []
+            self.postpath = list(map(unquote, self.path[1:].split(b"/")))
+            resource = self.site.getResourceFor(self)
+            if getattr(resource, "streams", False):
+                self._resource = resource
+                return
+        if has_body and (self.channel.length or 0) > MAX_BUFFERED:
+            self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+
+    @property
+    def streams(self) -> bool:
+        """Whether the body goes to the resource as it comes."""
+        return self._resource is not None or self._refusal is not None
+
+    def start(self) -> None:
+        """Render the streaming resource, or refuse."""
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+            return
+        try:
+            self._resource.render(self)
+        except Exception:
+            self.processingFailed(Failure())
+
+    def gotLength(self, length: int | None) -> None:
+        """twisted.web's hook: a streamed body needs no file to wait in."""
+        super().gotLength(0 if self.streams else length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """twisted.web's hook: a piece of the body."""
+        if self.exchange is not None:
+            self.exchange.request_body_received(data)
+        elif not self.streams:
+            self._buffered += len(data)
+            if self._buffered > MAX_BUFFERED:
+                self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+                self.refuse(self._refusal)
+            else:
+                super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """twisted.web's hook: the body is complete (or there is none)."""
+        self.complete = True
+        if self.exchange is not None:
+            self.exchange.request_ended(self.channel.take_trailers())
+        elif not self.finished and self.streams:
+            self.start()
+        elif not self.finished:
+            super().requestReceived(command, self.uri, version)
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answer with an error ourselves, outside of any resource."""
+        status, message = answer_for(error)
+        self._log.info(
+            "refused {method} {target} with {status}: {reason}",
+            method=ascii(self.method)[2:-1],
+            target=ascii(self.uri)[2:-1],
+            status=status,
+            reason=str(error),
+        )
+        body = error_body(message)
+        self.channel.persistent = False
+        head, _chunked = response_bytes(error_head(status, body), False, True)
+        self.code = status
+        self.startedWriting = 1
+        self.channel.write(head if self.method == b"HEAD" else head + body)
+        if not self.complete:
+            self.channel.linger()
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource raised: log it, and answer as an API does; never a traceback."""
+        self._log.failure("a request failed", failure=reason)
+        if self.startedWriting:
+            self.channel.transport.abortConnection()
+        else:
+            self.refuse(ProxyError("internal error"))
+        return reason
+
+    def connectionLost(self, reason: Failure) -> None:
+        """twisted.web's hook: the client is gone."""
+        if self.exchange is not None:
+            self.exchange.client_gone()
+        self.site = self.channel.site if self.channel is not None else self.site
+        if self.site.on_request_end is not None and not self.finished:
+            self.site.on_request_end(self)
+        super().connectionLost(reason)
+
+
+class ProxyChannel(HTTPChannel):
+    """An HTTP/1.1 server channel that hands out requests at their head."""
+
+    maxHeaders = MAX_FIELDS
+    totalHeadersSize = MAX_HEAD
+    MAX_LENGTH = MAX_HEAD
+    site: ProxySite
+    requests: list[ProxyRequest]
+    _peer: Peer | None = None
+    _lingering = False
+    _trailers: Headers
+
+    def connectionMade(self) -> None:
+        """Be known to the site while the connection lasts."""
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client is gone."""
+        self.site.channels.discard(self)
+        super().connectionLost(reason)
+
+    def peer(self, trusted: Sequence[Network]) -> Peer:
+        """Who is at the other end; worked out once."""
+        if self._peer is None:
+            self._peer = peer_of(self.transport.getPeer(), self.isSecure(), trusted)
+        return self._peer
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self.requests
+
+    def allHeadersReceived(self) -> None:
+        """twisted.web's hook: a head is complete."""
+        request = self.requests[-1]
+        has_body = self.length != 0
+        self._trailers = []
+        request.head_came(self._command, self._path, self._version, has_body)
+        super().allHeadersReceived()
+        if has_body and request.streams:
+            request.start()
+
+    def _send100Continue(self) -> None:
+        # Where the body streams, the upstream decides whether it is wanted.
+        if not self.requests[-1].streams:
+            super()._send100Continue()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """twisted.web's hook: a piece of body, or of what comes after the request at hand."""
+        if not self._lingering:
+            super().rawDataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """twisted.web's hook: a line of a head."""
+        if not self._lingering:
+            super().lineReceived(line)
+
+    def allContentReceived(self) -> None:
+        """twisted.web's hook: a request's body is complete."""
+        if self.requests:
+            self._trailers = _parse_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()))
+            super().allContentReceived()
+
+    def take_trailers(self) -> Headers:
+        """The trailer fields of the request that just became complete."""
+        trailers, self._trailers = self._trailers, []
+        return trailers
+
+    def linger(self) -> None:
+        """The answer comes before the end of its request: when it is sent, close without losing it.
+
+        Closing with unread bytes would reset the connection, and the client might never see the answer
+        (RFC 9112, 9.6).
+        """
+        self.persistent = False
+        self._lingering = True
+
+    def loseConnection(self) -> None:
+        """twisted.web's hook: close when all is sent."""
+        transport = self.transport
+        if self._lingering and IHalfCloseableDescriptor.providedBy(transport):
+            self._networkProducer.unregisterProducer()
+            self.setTimeout(None)
+            transport.loseWriteConnection()
+            transport.resumeProducing()
+            if self._abortingCall is None:
+                self._abortingCall = self.callLater(LINGER, self._stop_lingering)
+        else:
+            super().loseConnection()
+
+    def _stop_lingering(self) -> None:
+        self._abortingCall = None
+        self.transport.abortConnection()
+
+    def timeoutConnection(self) -> None:
+        """An idle connection is closed without a word in the log."""
+        if self.idle:
+            self.transport.loseConnection()
+        else:
+            super().timeoutConnection()
+
+
+def _parse_trailers(lines: Sequence[bytes]) -> Headers:
+    """The fields of a trailer section; a line that is none is dropped."""
+    matches = (_TRAILER.fullmatch(bytes(line)) for line in lines)
+    return [(match[1], match[2]) for match in matches if match]
+
+
+class ProxySite(Site):
+    """A `twisted.web` Site whose streaming resources get request bodies as they come.
+
+    `on_request_end` is called with every request that was answered or given up (the access log).
+    """
+
+    requestFactory = ProxyRequest
+    protocol = ProxyChannel  # type: ignore[assignment]
+    noisy = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: IReactorTime | None = None,
+        on_request_end: Callable[[ProxyRequest], None] | None = None,
+    ) -> None:
+        super().__init__(resource, timeout=IDLE, reactor=reactor, parsePOSTFormSubmission=False)
+        self.on_request_end = on_request_end
+        self.channels: set[ProxyChannel] = set()
+        self.closing = False
+        self._date = (0, b"")
+
+    def owns(self, request: Request) -> bool:
+        """Whether this request came through one of our own channels (and not, say, over HTTP/2)."""
+        return isinstance(request.channel, ProxyChannel) and request._encoder is None
+
+    def date(self) -> bytes:
+        """The Date of an answer made now."""
+        now = int(self.reactor.seconds())
+        if self._date[0] != now:
+            self._date = (now, datetimeToString(now))
+        return self._date[1]
+
+    def log(self, request: PlainRequest) -> None:
+        """twisted.web's hook: a request was answered."""
+        if self.on_request_end is not None:
+            assert isinstance(request, ProxyRequest)
+            self.on_request_end(request)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 only: our channel is what makes bodies stream."""
+        return [b"http/1.1"]
+
+    def close_idle(self) -> None:
+        """Stop keeping connections: the idle ones end now, the others after their answer."""
+        self.closing = True
+        for channel in list(self.channels):
+            if channel.idle:
+                channel.transport.loseConnection()
