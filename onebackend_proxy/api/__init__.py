@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from twisted.web.resource import IResource
 
-from ..interfaces import IStore
+from ..interfaces import IRegistry, IStore
 from .accounts import Accounts, open_accounts
 from .json_resource import ClientAddress, ServiceResource, peer_address
 from .proxy_svc import proxy_operations
-from .registry_svc import InstanceRegistry, registry_operations
+from .registry_svc import registry_operations
 from .user_svc import user_operations
 
-__all__ = ["Accounts", "InstanceRegistry", "built_in_services", "open_accounts"]
+__all__ = ["Accounts", "built_in_services", "open_accounts"]
 
 
 def built_in_services(
     store: IStore,
-    registry: InstanceRegistry,
+    registry: IRegistry,
     accounts: Accounts,
     client_address: ClientAddress = peer_address,
 ) -> dict[bytes, IResource]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 
 from ..addresses import Address, bracketed, canonical_host, parse_instance_url
 from ..errors import BadRequest, Conflict, NotFound, NotPermitted
-from ..interfaces import InstanceView
+from ..interfaces import IRegistry
 from ..records import Instance
 from .ids import new_id
 from .json_resource import Answer, Call, Operation
@@ -20,19 +20,6 @@ from .tokens import Claims
 from .validation import InstanceId, IpAddress, Line, NonEmptyLine, Slug
 
 T = TypeVar("T")
-
-
-class InstanceRegistry(Protocol):
-    """What registry-svc needs of the registry that this program routes by."""
-
-    def instances(self) -> tuple[InstanceView, ...]:
-        """All instances and how they are."""
-
-    def register(self, instance: Instance) -> Deferred[None]:
-        """Keep it, in place of one with the same id, and route to it."""
-
-    def remove(self, instance_id: str) -> Deferred[None]:
-        """Forget it; `errors.NotFound` if there is none."""
 
 
 @attrs.frozen
@@ -163,7 +150,7 @@ def _id_for(caller: Claims, named: str | None, url: str, kept: list[Instance]) -
     return holder.id
 
 
-def registry_operations(registry: InstanceRegistry) -> list[Operation]:
+def registry_operations(registry: IRegistry) -> list[Operation]:
     """The calls of registry-svc over `registry`."""
     # Between looking for the URL and saving it nobody else may: two processes of one service
     # that register one URL at the same time both get a 201.
