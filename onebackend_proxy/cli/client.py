@@ -198,7 +198,7 @@ def _reason(error: BaseException) -> str:
     while True:
         inner = getattr(seen, "reason", None)
         if not isinstance(inner, BaseException):
-            inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
+            inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), seen.__cause__)
         if inner is None:
             break
         seen = inner

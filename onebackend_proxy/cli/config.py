@@ -64,8 +64,8 @@ class CliConfig:
     @property
     def environments(self) -> dict[str, dict[str, Any]]:
         """All environments by name."""
-        found: dict[str, dict[str, Any]] = self.data.get("environments") or {}
-        return found
+        found: dict[str, dict[str, Any]] | None = self.data.get("environments")
+        return {} if found is None else found
 
     @property
     def selected(self) -> str:

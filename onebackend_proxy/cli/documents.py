@@ -28,7 +28,7 @@ class Item:
 
     def name(self, rest: str) -> str:
         """Name this item, or something in it (`rest`, such as `.target`), in an error."""
-        return f"{self.file}: {(self.place + rest).lstrip('.')}".removesuffix(": ")
+        return ": ".join(part for part in (self.file, (self.place + rest).lstrip(".")) if part)
 
 
 def read_items(paths: Iterable[pathlib.Path], key: str) -> list[Item]:

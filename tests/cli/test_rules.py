@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests.cli.conftest import Oo
+from tests.cli.fake_api import FakeApi
+
+ONE = {"id": "singulatron.com", "target": "http://frontend:8080"}
+TWO = {"id": "api.singulatron.com", "target": "http://1backend:11337"}
+
+# CONTRACT.md, byte for byte.
+TABLE = """\
+ROUTE ID                    TARGET
+api.singulatron.com         http://1backend:11337
+singulatron.com             http://frontend:8080
+"""
+
+
+@pytest.mark.parametrize("words", [("routes", "list"), ("route", "ls"), ("r", "ls"), ("routes", "ls")])
+def test_list_prints_the_table_of_the_contract(admin: Oo, api: FakeApi, words: tuple[str, ...]) -> None:
+    api.routes = [ONE, TWO]
+    assert admin.ok(*words) == TABLE
+
+
+def test_empty_list_has_its_header(admin: Oo) -> None:
+    assert admin.ok("routes", "list") == "ROUTE ID                    TARGET\n"
+
+
+def test_wide_ids_push_the_second_column(admin: Oo, api: FakeApi) -> None:
+    api.routes = [{"id": "x" * 40, "target": "t"}]
+    assert admin.ok("routes", "list").splitlines()[1] == "x" * 40 + "   t"
+
+
+def test_list_of_ids(admin: Oo, api: FakeApi) -> None:
+    api.routes = [ONE, TWO]
+    assert "frontend" not in admin.ok("routes", "list", "api.singulatron.com")
+    assert api.seen[-1].body == {"ids": ["api.singulatron.com"]}
+
+
+def test_json_before_and_after_the_subcommand(admin: Oo, api: FakeApi) -> None:
+    api.routes = [ONE]
+    for words in (("--json", "routes", "list"), ("routes", "--json", "list"), ("routes", "list", "--json")):
+        assert json.loads(admin.ok(*words)) == {"routes": [ONE]}
+
+
+def test_url_after_the_subcommand_wins(admin: Oo, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OB_SERVER_URL", "http://127.0.0.1:1")
+    admin.ok("--url", "http://127.0.0.1:2", "routes", "list", "--url", api.url)
+
+
+def test_redirect_table(admin: Oo, api: FakeApi) -> None:
+    api.redirects = [{"id": "old.com", "target": "https://new.com", "statusCode": 308}]
+    assert admin.ok("redirects", "ls") == (
+        "REDIRECT ID                 TARGET            STATUS\n"
+        "old.com                     https://new.com   308\n"
+    )
+
+
+def test_save_one_from_options(admin: Oo, api: FakeApi) -> None:
+    assert admin.ok("r", "s", "--id", "a.com", "--target", "http://a:1") == "saved a.com -> http://a:1\n"
+    assert api.seen[-1].method == "PUT"
+    assert api.seen[-1].body == {"routes": [{"id": "a.com", "target": "http://a:1"}]}
+
+
+def test_save_one_redirect(admin: Oo, api: FakeApi) -> None:
+    admin.ok("redirect", "save", "--id", "a.com", "--target", "https://b.com", "--status-code", "301")
+    assert api.redirects == [{"id": "a.com", "target": "https://b.com", "statusCode": 301}]
+
+
+def test_delete(admin: Oo, api: FakeApi) -> None:
+    api.routes = [ONE, TWO]
+    for word, one in (("rm", ONE), ("delete", TWO)):
+        assert admin.ok("routes", word, one["id"]) == f"deleted {one['id']}\n"
+    assert api.routes == []
+    assert "Missing argument" in admin.refused("redirects", "remove", code=2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("routes", "save"),
+        ("routes", "save", "--id", "a"),
+        ("routes", "save", "--target", "a"),
+        ("redirects", "save", "--status-code", "301"),
+        ("routes", "save", "/nowhere/at/all.yaml"),
+        ("routes", "save", "/etc/hostname", "--id", "a"),
+        ("redirects", "save", "--id", "a", "--target", "b", "--status-code", "x"),
+    ],
+)
+def test_misuse_sends_nothing(admin: Oo, api: FakeApi, words: tuple[str, ...]) -> None:
+    admin.refused(*words, code=2)
+    assert api.seen == []
+
+
+def test_a_folder_goes_in_one_request(admin: Oo, api: FakeApi, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "conf"
+    (folder / "b").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "x.yaml").write_text("not: [ours")
+    (folder / "notes.txt").write_text("not ours")
+    (folder / "a.yaml").write_text("id: a.com\ntarget: http://a\n")
+    (folder / "b" / "list.yml").write_text(
+        "- id: b.com\n  target: http://b\n- {id: c.com, target: http://c}\n"
+    )
+    (folder / "c.json").write_text('{"routes": [{"id": "d.com", "target": "http://d"}], "redirects": []}')
+    out = admin.ok("routes", "save", str(folder))
+    assert [item["id"] for item in api.routes] == ["a.com", "b.com", "c.com", "d.com"]
+    assert len(api.calls("/proxy-svc/routes")) == 1
+    assert len(out.splitlines()) == 4
+
+
+def test_the_servers_index_becomes_file_and_item(admin: Oo, api: FakeApi, tmp_path: pathlib.Path) -> None:
+    one, many = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    one.write_text("id: a.com\ntarget: x\n")
+    many.write_text("routes:\n- {id: b.com, target: x}\n- {id: c.com, target: y}\n")
+    for said, expected in (
+        ("routes[0].target: no host", f"{one}: target: no host"),
+        ("routes[2].target: no host", f"{many}: routes[1].target: no host"),
+        ("routes[2].id: same as routes[1].id", f"{many}: routes[1].id: same as {many}: routes[0].id"),
+        ("routes[9].id: what?", "routes[9].id: what?"),
+        ("something else", "something else"),
+    ):
+        api.script("PUT", "/proxy-svc/routes", 400, {"error": said})
+        assert admin.refused("routes", "save", str(one), str(many)) == expected
+
+
+def test_save_from_options_names_the_option(admin: Oo, api: FakeApi) -> None:
+    api.script("PUT", "/proxy-svc/routes", 400, {"error": "routes[0].target: no host"})
+    assert admin.refused("routes", "save", "--id", "a", "--target", "b") == "target: no host"
+
+
+def test_save_from_standard_input(admin: Oo, api: FakeApi) -> None:
+    admin.ok("routes", "save", "-", input="id: a.com\ntarget: http://a\n")
+    assert api.routes == [{"id": "a.com", "target": "http://a"}]
