@@ -18,6 +18,8 @@ ANSWER_TIMEOUT = 60.0
 
 Query = Sequence[tuple[str, str]]
 
+_HOST = re.compile(r"[\w.:-]+")
+_PATH = re.compile(r"[!-~]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
@@ -47,6 +49,8 @@ def canonical_url(text: str) -> str:
         raise ValueError(f"{text!r} is not an http:// or https:// URL")
     if not parts.hostname:
         raise ValueError(f"{text!r} names no host")
+    if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path):
+        raise ValueError(f"{text!r} has a character that no URL has")
     if parts.query or parts.fragment:
         raise ValueError(
             f"{text!r} has a query or a fragment; only scheme, host, port and path make a server"

@@ -65,6 +65,8 @@ def test_canonical_url(text: str, expected: str) -> None:
         ("localhost:11337", "not an http"),
         ("//x", "not an http"),
         ("http://", "names no host"),
+        ("http:// :", "a character that no URL has"),
+        ("http://x/a b", "a character that no URL has"),
         ("http://x:99999", "is not a URL"),
         ("http://x:y", "is not a URL"),
         ("http://[::1", "is not a URL"),
