@@ -477,9 +477,10 @@ class Exchanges:
             self._waiters.append(done)
             late = self.clock.callLater(seconds, done.cancel)
             done.addBoth(lambda result: late.cancel() if late.active() else None)
-        return done.addBoth(lambda _: self._cut())
+        return done.addBoth(lambda _: self.cut())
 
-    def _cut(self) -> int:
+    def cut(self) -> int:
+        """End all that is left now, whole or not; returns how many that were."""
         left = list(self._active)
         for exchange in left:
             exchange.cut()

@@ -226,17 +226,28 @@ def _believed(
     """What a trusted proxy says of the client: its address and the request's id."""
     if _FORWARDED in forwarded:
         kept.append((b"Forwarded", forwarded[_FORWARDED]))
-    client_ip = forwarded.get(_REAL_IP, peer.ip)
-    # Walk from the right: the last address that no trusted proxy added is the client's.
-    for entry in reversed(forwarded.get(_XFF, b"").split(b",")):
-        candidate = entry.strip()
-        if not candidate:
-            continue
-        client_ip = candidate
-        if not is_trusted(candidate, trusted):
-            break
+    client_ip = forwarded_client(forwarded.get(_XFF, b""), forwarded.get(_REAL_IP, peer.ip), trusted)
     said = forwarded.get(_ID, b"")
     return client_ip, said if _REQUEST_ID.fullmatch(said) else request_id
+
+
+def forwarded_client(forwarded_for: bytes, otherwise: bytes, trusted: Sequence[Network]) -> bytes:
+    """The client's address by an X-Forwarded-For that a trusted proxy sent.
+
+    Walked from the right: it is the first one that is no trusted proxy itself. What is not an address
+    ends the walk, since beyond it anybody may have written.
+    """
+    client = otherwise
+    for entry in reversed(forwarded_for.split(b",")):
+        candidate = entry.strip()
+        try:
+            ipaddress.ip_address(candidate.decode("ascii"))
+        except ValueError:
+            break
+        client = candidate
+        if not is_trusted(candidate, trusted):
+            break
+    return client
 
 
 def _request_framing(version: bytes, lengths: list[bytes], codings: list[bytes]) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
+from twisted.web.server import Request
 
-from ..headers import Network, Peer, is_trusted
+from ..headers import Network, Peer, forwarded_client, is_trusted
 
 
 def peer_of(address: IAddress, secure: bool, trusted: Sequence[Network] = ()) -> Peer:
@@ -21,3 +22,12 @@ def peer_of(address: IAddress, secure: bool, trusted: Sequence[Network] = ()) ->
         ip = ip.partition("%")[0]
     encoded = ip.encode("ascii")
     return Peer(encoded, is_trusted(encoded, trusted), b"https" if secure else b"http")
+
+
+def client_address(request: Request, trusted: Sequence[Network] = ()) -> str:
+    """The address of the client that a request really comes from, behind whatever trusted proxies."""
+    peer = peer_of(request.getClientAddress(), request.isSecure(), trusted)
+    if peer.trusted:
+        said = b",".join(request.requestHeaders.getRawHeaders(b"X-Forwarded-For") or ())
+        return forwarded_client(said, peer.ip, trusted).decode("latin-1")
+    return peer.ip.decode("ascii")

@@ -141,13 +141,17 @@ class ServiceResource(Resource):
     a `ProxySite`, and below any path of any other `twisted.web` Site.
     """
 
-    def __init__(self, registry: IRegistry, desk: Desk, built_in: Mapping[bytes, IResource] | None = None) -> None:
+    def __init__(self, registry: IRegistry, desk: Desk) -> None:
         super().__init__()
         self._registry = registry
         self._desk = desk
-        self._built_in = dict(built_in or {})
+        self._built_in: Mapping[bytes, IResource] = {}
         # One per slug of the registry, made when it is first asked for; unknown slugs leave nothing here.
         self._services: dict[str, ReverseProxyResource] = {}
+
+    def serve(self, built_in: Mapping[bytes, IResource]) -> None:
+        """Answer for these slugs with resources of our own."""
+        self._built_in = dict(built_in)
 
     def getChild(self, path: bytes, request: Any) -> IResource:
         """The resource that answers for the slug in this request's path."""

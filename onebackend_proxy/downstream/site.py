@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
@@ -46,11 +47,14 @@ class ProxyRequest(Request):
     _resource: Any = None
     _buffered = 0
     _refusal: ProxyError | None = None
+    began = 0.0
 
     def head_came(self, method: bytes, target: bytes, version: bytes, has_body: bool) -> None:
         """The head is complete: find the resource, and whether it streams the body that follows."""
         self.method, self.uri, self.clientproto = method, target, version
         self.site = self.channel.site
+        if self.site.on_request_end is not None:
+            self.began = self.site.reactor.seconds()
         try:
             self.uri, authority = origin_form(method, target)
         except BadRequest as error:
@@ -86,7 +90,8 @@ class ProxyRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """twisted.web's hook: a streamed body needs no file to wait in."""
-        super().gotLength(0 if self.streams else length)
+        if not self.streams:
+            super().gotLength(length)
 
     def handleContentChunk(self, data: bytes) -> None:
         """twisted.web's hook: a piece of the body."""
@@ -168,8 +173,8 @@ class ProxyChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:
         """The client is gone."""
-        self.site.channels.discard(self)
         super().connectionLost(reason)
+        self.site.channel_closed(self)
 
     def peer(self, trusted: Sequence[Network]) -> Peer:
         """Who is at the other end; worked out once."""
@@ -197,15 +202,11 @@ class ProxyChannel(HTTPChannel):
         if not self.requests[-1].streams:
             super()._send100Continue()
 
-    def rawDataReceived(self, data: bytes) -> None:
-        """twisted.web's hook: a piece of body, or of what comes after the request at hand."""
-        if not self._lingering:
-            super().rawDataReceived(data)
-
-    def lineReceived(self, line: bytes) -> None:
-        """twisted.web's hook: a line of a head."""
-        if not self._lingering:
-            super().lineReceived(line)
+    def requestDone(self, request: PlainRequest) -> None:
+        """twisted.web's hook: a request was answered."""
+        if self.site.closing:
+            self.persistent = False
+        super().requestDone(request)
 
     def allContentReceived(self) -> None:
         """twisted.web's hook: a request's body is complete."""
@@ -226,6 +227,8 @@ class ProxyChannel(HTTPChannel):
         """
         self.persistent = False
         self._lingering = True
+        # On the instance, so that a line costs nothing extra where nobody lingers.
+        self.lineReceived = self.rawDataReceived = lambda data: None  # type: ignore[method-assign]
 
     def loseConnection(self) -> None:
         """twisted.web's hook: close when all is sent."""
@@ -278,6 +281,7 @@ class ProxySite(Site):
         self.on_request_end = on_request_end
         self.channels: set[ProxyChannel] = set()
         self.closing = False
+        self._drained: Deferred[None] | None = None
         self._date = (0, b"")
 
     def owns(self, request: Request) -> bool:
@@ -301,9 +305,28 @@ class ProxySite(Site):
         """HTTP/1.1 only: our channel is what makes bodies stream."""
         return [b"http/1.1"]
 
-    def close_idle(self) -> None:
-        """Stop keeping connections: the idle ones end now, the others after their answer."""
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Close each connection after the answer it is at; fires when none is left.
+
+        The idle ones close now, and after `seconds` the others do too, whatever they are at.
+        """
         self.closing = True
+        self._drained = Deferred()
         for channel in list(self.channels):
             if channel.idle:
                 channel.transport.loseConnection()
+        late = self.reactor.callLater(seconds, self.cut)
+        if not self.channels:
+            self._drained.callback(None)
+        return self._drained.addBoth(lambda result: late.cancel() if late.active() else None)
+
+    def cut(self) -> None:
+        """Close all connections now."""
+        for channel in list(self.channels):
+            channel.transport.abortConnection()
+
+    def channel_closed(self, channel: ProxyChannel) -> None:
+        """A connection ended."""
+        self.channels.discard(channel)
+        if self._drained is not None and not self.channels and not self._drained.called:
+            self._drained.callback(None)

@@ -1,0 +1,43 @@
+"""The data folder: made with mode 0700, and the secrets that are generated into it with 0600."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import secrets
+
+from .errors import SettingError
+
+ENCRYPTION_KEY = "encryption.key"
+ADMIN_PASSWORD = "admin-password"
+DATABASE = "proxy.sqlite"
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Make the folder if there is none; raises `SettingError` where it cannot be used."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--folder: cannot make {folder}: {error.strerror}") from None
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise SettingError(f"--folder: {folder} cannot be written")
+
+
+def kept_secret(path: pathlib.Path) -> str:
+    """The secret kept in the file at `path`, made now (0600) if there is none."""
+    try:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            text = path.read_text("utf-8").strip()
+            if not text:
+                raise SettingError(f"{path} is empty: delete it to have a new one made") from None
+            return text
+        text = secrets.token_urlsafe(24)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return text
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"cannot use {path}: {error}") from None

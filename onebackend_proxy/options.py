@@ -1,0 +1,224 @@
+"""Settings: from twistd's command line and from `OB_*` variables, checked before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import attrs
+from twisted.python import usage
+
+from .errors import SettingError
+from .headers import Network
+
+DEFAULT_LISTEN = "tcp:11337:interface=127.0.0.1"
+FORMATS = ("json", "combined")
+# 1Backend's variables for what a later version of this program brings.
+NOT_YET = (
+    "OB_EDGE_PROXY",
+    "OB_EDGE_PROXY_TEST_MODE",
+    "OB_SYNC_CERTS_TO_FILES",
+)
+
+
+@attrs.frozen
+class Settings:
+    """All settings of the program; the defaults are those of the command line."""
+
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    folder: pathlib.Path = attrs.field(factory=lambda: pathlib.Path("~/.1backend").expanduser())
+    encryption_key: str = attrs.field(default="", repr=False)
+    trusted_proxies: tuple[Network, ...] = ()
+    access_log: str = "-"
+    access_log_format: str = "json"
+    open_registration: bool = False
+    admin_password: str = attrs.field(default="", repr=False)
+    ignored: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class _Setting:
+    """One option: its variable, what it does, and how its text becomes a value."""
+
+    option: str
+    variable: str
+    help: str
+    parse: Callable[[str], Any]
+    flag: bool = False
+    repeatable: bool = False
+
+    @property
+    def field(self) -> str:
+        return self.option.replace("-", "_")
+
+
+def _endpoint(text: str) -> str:
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        serverFromString(reactor, text)
+    except Exception as error:
+        # The endpoint parsers raise whatever their arguments make them raise.
+        raise ValueError(f"{text!r} is not an endpoint such as {DEFAULT_LISTEN}: {error}") from None
+    return text
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    return tuple(_endpoint(word) for word in text.split())
+
+
+def _folder(text: str) -> pathlib.Path:
+    return pathlib.Path(text).expanduser().absolute()
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    words = [word.strip() for word in text.split(",")]
+    try:
+        return tuple(ipaddress.ip_network(word, strict=False) for word in words if word)
+    except ValueError as error:
+        raise ValueError(f"{error}: give CIDRs such as 10.0.0.0/8, separated by commas") from None
+
+
+def _format(text: str) -> str:
+    if text not in FORMATS:
+        raise ValueError(f"{text!r} is neither json nor combined")
+    return text
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _one_worker(text: str) -> int:
+    if text != "1":
+        raise ValueError(f"{text!r} cannot be had: this version serves with 1 process")
+    return 1
+
+
+SETTINGS = (
+    _Setting(
+        "listen",
+        "OB_PROXY_LISTEN",
+        f"Endpoint of the service side, repeatable. [default: {DEFAULT_LISTEN}]",
+        _endpoints,
+        repeatable=True,
+    ),
+    _Setting("folder", "OB_FOLDER", "Data folder. [default: ~/.1backend]", _folder),
+    _Setting(
+        "encryption-key",
+        "OB_ENCRYPTION_KEY",
+        "Encrypts private keys at rest. [default: made in FOLDER/encryption.key]",
+        str,
+    ),
+    _Setting(
+        "trusted-proxies",
+        "OB_PROXY_TRUSTED_PROXIES",
+        "CIDRs, by commas, of proxies whose X-Forwarded-* we believe. [default: none]",
+        _networks,
+    ),
+    _Setting("access-log", "OB_PROXY_ACCESS_LOG", "File, or - for standard output. [default: -]", str),
+    _Setting(
+        "access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format
+    ),
+    _Setting(
+        "open-registration",
+        "OB_PROXY_OPEN_REGISTRATION",
+        "Anyone may register a service account.",
+        _true_or_false,
+        flag=True,
+    ),
+    _Setting("workers", "OB_PROXY_WORKERS", "Serving processes. [default: 1]", _one_worker),
+)
+
+
+def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """The settings that options (by name) and variables give; an option wins over its variable.
+
+    Raises `SettingError` with one line that names the option, or the variable the value came from.
+    """
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        given = options.get(setting.option)
+        name = f"--{setting.option}"
+        if given in (None, [], 0):
+            given = environment.get(setting.variable) or None
+            name = setting.variable
+        if given is None:
+            continue
+        try:
+            if isinstance(given, list):
+                values[setting.field] = tuple(_endpoint(text) for text in given)
+            else:
+                values[setting.field] = True if given == 1 else setting.parse(given)
+        except ValueError as error:
+            raise SettingError(f"{name}: {error}") from None
+    values.pop("workers", None)
+    if values.get("listen") == ():
+        raise SettingError("OB_PROXY_LISTEN: no endpoint in it")
+    values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
+    values["ignored"] = tuple(name for name in NOT_YET if environment.get(name, "").lower() == "true")
+    return Settings(**values)
+
+
+def refuse_to_start(message: str) -> NoReturn:
+    """One line on the real standard error (twistd may have redirected it), and exit code 1."""
+    line = " ".join(message.split())
+    stream = sys.__stderr__ or sys.stderr
+    stream.write(f"onebackend-proxy: {line}\n")
+    stream.flush()
+    raise SystemExit(1)
+
+
+class Options(usage.Options):
+    """The options of ``twistd onebackend-proxy``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "1Backend's Proxy Svc: one front door for services. Each option has a variable, OB_PROXY_ and its"
+        " name in capitals where 1Backend has none already; the option wins."
+    )
+    optParameters = [  # noqa: RUF012 (twisted's way)
+        [setting.option, None, None, f"{setting.help} ({setting.variable})"]
+        for setting in SETTINGS
+        if not setting.flag and not setting.repeatable
+    ]
+    optFlags = [  # noqa: RUF012
+        [setting.option, None, f"{setting.help} ({setting.variable}=true)"]
+        for setting in SETTINGS
+        if setting.flag
+    ]
+    settings: Settings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, text: str) -> None:
+        """Endpoint of the service side, repeatable. [default: tcp:11337:interface=127.0.0.1] (OB_PROXY_LISTEN)"""
+        self["listen"].append(text)
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse, and end the program with one line where something is wrong."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            refuse_to_start(str(error))
+
+    def parseArgs(self, *args: str) -> None:
+        """There are no arguments."""
+        if args:
+            raise usage.UsageError(f"unexpected argument {args[0]!r}")
+
+    def postOptions(self) -> None:
+        """Make `settings` of what was given."""
+        try:
+            self.settings = settings_from(self, os.environ)
+        except SettingError as error:
+            refuse_to_start(error.message)

@@ -1,0 +1,231 @@
+"""Puts the parts together: the store, the registry, the planes and the listening ports.
+
+`makeService` is what ``twistd onebackend-proxy`` calls; `ProxyService` is the same for embedding.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import Request
+
+from .api import Accounts, built_in_services, open_accounts
+from .downstream import ProxySite, ServiceResource
+from .downstream.accesslog import AccessLog
+from .downstream.peers import client_address
+from .downstream.resources import Desk
+from .errors import SettingError
+from .exchange import Exchanges
+from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
+from .options import Options, Settings, refuse_to_start
+from .registry import EmbeddedRegistry
+from .store import Vault, open_sqlite
+from .upstream import HealthChecks, Http1Client
+
+GRACE = 20.0
+"""Seconds that requests in flight may take to finish when the proxy is told to stop."""
+
+
+class ProxyService(Service):
+    """The proxy as a `twisted.application` service, and as `resource` for another program's Site.
+
+    Making it opens the store, which may block and raises `errors.SettingError`; starting it reads the
+    store, looks at the instances, and answers from then on. `ready` fires when that is so.
+    """
+
+    name = "onebackend-proxy"
+
+    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.settings = settings
+        self.ready: Deferred[None] = Deferred()
+        self._reactor = reactor
+        self._log = Logger()
+        make_folder(settings.folder)
+        key = settings.encryption_key or kept_secret(settings.folder / ENCRYPTION_KEY)
+        self._admin_password = settings.admin_password or kept_secret(settings.folder / ADMIN_PASSWORD)
+        self.store = open_sqlite(settings.folder / DATABASE, Vault(key), reactor)
+        self._client = Http1Client(reactor)
+        self.registry = EmbeddedRegistry(self.store)
+        self._health = HealthChecks(reactor, self.registry.endpoints)
+        self.registry.watch = self._health.look
+        self.exchanges = Exchanges(reactor, self._client)
+        self._desk = Desk(self.exchanges, settings.trusted_proxies)
+        self.resource = ServiceResource(self.registry, self._desk)
+
+    def startService(self) -> None:
+        """Read the store and begin to answer."""
+        super().startService()
+        for name in self.settings.ignored:
+            self._log.warn("{name} is set, but this version has no edge yet: it is ignored", name=name)
+        starting = Deferred.fromCoroutine(self._start())
+        starting.chainDeferred(self.ready)
+
+    async def _start(self) -> None:
+        accounts = await open_accounts(
+            self.store, self._reactor.seconds, open_registration=self.settings.open_registration
+        )
+        await accounts.ensure_admin(self._admin_password)
+        await self.registry.load()
+        self.resource.serve(self._built_in(accounts))
+        self._health.start()
+
+    def _built_in(self, accounts: Accounts) -> dict[bytes, IResource]:
+        def address(request: Request) -> str:
+            return client_address(request, self.settings.trusted_proxies)
+
+        return built_in_services(self.store, self.registry, accounts, address)
+
+    def stopService(self) -> Deferred[None]:
+        """Finish what is in flight, at most for `GRACE` seconds, then let go of everything."""
+        super().stopService()
+        self._health.stop()
+        return self.exchanges.drain(GRACE).addCallback(self._close)
+
+    def _close(self, cut: int) -> Deferred[None]:
+        if cut:
+            self._log.warn("{cut} requests were cut off after {grace} s", cut=cut, grace=GRACE)
+        self._client.close()
+        return self.store.close()
+
+
+class ListeningService(Service):
+    """The ports of the service side.
+
+    They are opened as early as twistd allows, so that a port in use ends the program with one line, and
+    accept nothing before the proxy is ready.
+    """
+
+    def __init__(self, proxy: ProxyService, reactor: Any) -> None:
+        self._proxy = proxy
+        self._reactor = reactor
+        self._log = Logger()
+        settings = proxy.settings
+        self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+        self.site = ProxySite(proxy.resource, reactor, self._access_log.request_ended)
+        self._ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Open the ports while we may still use the low ones."""
+        super().privilegedStartService()
+        for text in self._proxy.settings.listen:
+            endpoint = serverFromString(self._reactor, text)
+            endpoint.listen(self.site).addCallbacks(self._opened, self._not_opened, errbackArgs=(text,))
+
+    def _opened(self, port: Any) -> None:
+        self._ports.append(port)
+        # The kernel keeps who connects meanwhile.
+        port.stopReading()
+
+    def _not_opened(self, failure: Failure, text: str) -> None:
+        error = failure.value
+        reason = str(error.socketError) if isinstance(error, CannotListenError) else failure.getErrorMessage()
+        refuse_to_start(f"--listen {text}: {reason}")
+
+    def startService(self) -> None:
+        """Accept connections as soon as the proxy is ready."""
+        super().startService()
+        if not self._ports:
+            self.privilegedStartService()
+        self._proxy.ready.addCallbacks(self._accept, self._give_up)
+
+    def _accept(self, _: None) -> None:
+        for port in self._ports:
+            port.startReading()  # type: ignore[attr-defined]
+            self._log.info("listening on {address}", address=_shown(port))
+        folder = self._proxy.settings.folder
+        if self._proxy.settings.admin_password:
+            self._log.info("the account 1backend has the password in OB_ADMIN_PASSWORD")
+        else:
+            self._log.info(
+                "the password of the account 1backend is in {path}", path=str(folder / ADMIN_PASSWORD)
+            )
+
+    def _give_up(self, failure: Failure) -> None:
+        self._log.failure("the proxy could not start", failure)
+        message = failure.getErrorMessage() if failure.check(SettingError) else "could not start, see the log"
+        self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_line, message)
+        self._reactor.stop()
+
+    def stopService(self) -> Deferred[Any]:
+        """Accept no more, and end each connection after the answer it is at."""
+        super().stopService()
+        stopping = [port.stopListening() or succeed(None) for port in self._ports]
+        self._ports = []
+        return gatherResults([*stopping, self.site.drain(GRACE)]).addCallback(lambda _: self._access_log.close())
+
+
+def _shown(port: IListeningPort) -> str:
+    address: Any = port.getHost()
+    if hasattr(address, "port"):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"http://{host}:{address.port}"
+    return f"unix:{address.name.decode() if isinstance(address.name, bytes) else address.name}"
+
+
+def _exit_with_line(message: str) -> None:
+    try:
+        refuse_to_start(message)
+    except SystemExit:
+        # The reactor's triggers swallow it, and twistd would exit with 0.
+        sys.stdout.flush()
+        os._exit(1)
+
+
+class _Signals(Service):
+    """Makes SIGTERM and SIGINT end the program in order, with exit code 0.
+
+    The reactor's own way is to finish and then kill the process with the signal, which a supervisor takes
+    for a crash. A second signal does not wait for what is in flight.
+    """
+
+    def __init__(self, proxy: ProxyService, listening: ListeningService, reactor: Any) -> None:
+        self._proxy = proxy
+        self._listening = listening
+        self._reactor = reactor
+        self._stopping = False
+
+    def startService(self) -> None:
+        """Take over the signals once the reactor has set its own."""
+        super().startService()
+        self._reactor.callWhenRunning(self._reactor.callLater, 0, self._install)
+
+    def _install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._stop))
+
+    def _stop(self) -> None:
+        if self._stopping:
+            self._proxy.exchanges.cut()
+            self._listening.site.cut()
+            return
+        self._stopping = True
+        self._reactor.stop()
+
+
+def makeService(options: Options) -> MultiService:
+    """The service that twistd runs; a setting or a folder that cannot be used ends the program."""
+    from twisted.internet import reactor
+
+    try:
+        proxy = ProxyService(options.settings, reactor)
+        listening = ListeningService(proxy, reactor)
+    except SettingError as error:
+        refuse_to_start(error.message)
+    service = MultiService()
+    # Stopped in reverse: the ports close first.
+    for child in (proxy, listening, _Signals(proxy, listening, reactor)):
+        child.setServiceParent(service)
+    return service
