@@ -171,10 +171,19 @@ class _Sample(http.server.BaseHTTPRequestHandler):
         """Say nothing: the terminal is the demo's."""
 
 
+class _SampleServer(http.server.ThreadingHTTPServer):
+    """A server of ours, not of the terminal's."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a connection that the proxy drops as it stops is no news."""
+
+
 @contextlib.contextmanager
 def sample_service() -> Iterator[str]:
     """Run the service in a thread; gives its URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Sample)
+    server = _SampleServer(("127.0.0.1", 0), _Sample)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

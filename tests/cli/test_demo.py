@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -52,6 +53,20 @@ def test_the_sample_service_tells_what_it_saw() -> None:
             said = json.loads(answer.read())
     assert said["path"] == "/hello-svc/a%2Fb?c"
     assert said["headers"]["X-Forwarded-For"] == "1.2.3.4"
+
+
+def test_a_connection_that_breaks_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with sample_service() as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        for _ in range(2):
+            broken = socket.create_connection((host, int(port)), timeout=5)
+            # Linger of zero: closing sends a reset.
+            broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            broken.sendall(b"GET /x HT")
+            broken.close()
+        with urllib.request.urlopen(f"{url}/x", timeout=5) as answer:
+            assert answer.status == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_taken_port_is_replaced_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
