@@ -54,7 +54,8 @@ class EventWindow:
             del self._events[key]
         if len(times) < self._limit:
             return 0
-        return max(1, math.ceil(times[0] + self._window - now))
+        # Rounded first: a sum of floats may come out a hair above a whole second.
+        return max(1, math.ceil(round(times[0] + self._window - now, 3)))
 
     def add(self, key: Hashable, now: float) -> None:
         """Count one event."""

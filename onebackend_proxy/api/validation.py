@@ -184,8 +184,8 @@ def _list_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
     return structure_list
 
 
-def _rule_hook(kind: Any, rule: Rule) -> tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]:
-    return (lambda wanted: wanted is kind), (lambda value, _wanted: rule(value))
+def _rule_hook(rule: Rule) -> Callable[[Any, Any], Any]:
+    return lambda value, _wanted: rule(value)
 
 
 def _converter() -> Converter:
@@ -193,7 +193,7 @@ def _converter() -> Converter:
     converter.register_structure_hook_factory(attrs.has, _object_hook)
     converter.register_structure_hook_factory(is_sequence, _list_hook)
     for kind, rule in _RULES.items():
-        converter.register_structure_hook_func(*_rule_hook(kind, rule))
+        converter.register_structure_hook(kind, _rule_hook(rule))
     return converter
 
 

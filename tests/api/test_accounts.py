@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.trial.unittest import TestCase
+
+from onebackend_proxy.api import open_accounts
+from onebackend_proxy.api.accounts import Accounts
+from onebackend_proxy.api.password_work import PasswordWork
+from onebackend_proxy.api.tokens import TokenIssuer
+from onebackend_proxy.errors import SettingError, TooManyRequests, Unauthenticated
+from onebackend_proxy.testing import MemoryStore
+
+from .support import CHEAP, SIGNING_KEY, cheap_work, new_clock
+
+
+class AccountsTests(TestCase):
+    def setUp(self):
+        self.clock, self.store = new_clock(), MemoryStore()
+        self.work_done = []
+        self.held: list[Deferred] | None = None
+        work = PasswordWork(self.in_thread, CHEAP, at_once=100)
+        issuer = TokenIssuer(SIGNING_KEY, self.clock.seconds)
+        self.accounts = Accounts(self.store, issuer, work, self.clock.seconds)
+
+    def in_thread(self, work, *arguments):
+        """Do it at once, or, while `held` is a list, when that is told to."""
+        self.work_done.append(work.__name__)
+        if self.held is None:
+            return maybeDeferred(work, *arguments)
+        held: Deferred = Deferred()
+        held.addCallback(lambda _: work(*arguments))
+        self.held.append(held)
+        return held
+
+    def ensure_admin(self, password="correct horse"):
+        self.successResultOf(Deferred.fromCoroutine(self.accounts.ensure_admin(password)))
+
+    def login(self, password="correct horse", slug="1backend", address="192.0.2.1"):
+        return Deferred.fromCoroutine(self.accounts.login(slug, password, "unnamed", "", address))
+
+    def test_the_admin_is_made_once_and_follows_its_password(self):
+        self.ensure_admin()
+        first = self.successResultOf(self.store.account("1backend"))
+        self.assertEqual(first.roles, ("user-svc:user", "user-svc:admin"))
+        self.ensure_admin()
+        self.assertEqual(self.successResultOf(self.store.account("1backend")), first)
+        self.ensure_admin("another one")
+        second = self.successResultOf(self.store.account("1backend"))
+        self.assertEqual(second.id, first.id)
+        self.successResultOf(self.login("another one"))
+        self.failureResultOf(self.login("correct horse"), Unauthenticated)
+
+    def test_an_empty_admin_password_is_refused(self):
+        ensured = Deferred.fromCoroutine(self.accounts.ensure_admin(""))
+        self.failureResultOf(ensured, SettingError)
+
+    def test_an_unknown_slug_costs_the_same_and_is_told_the_same(self):
+        self.ensure_admin()
+        self.work_done.clear()
+        said = set()
+        for slug in ("1backend", "nobody-svc", "../x", "", "x" * 100_000):
+            failure = self.failureResultOf(self.login("wrong", slug), Unauthenticated)
+            said.add(failure.value.message)
+        self.assertEqual(said, {"wrong slug or password"})
+        self.assertEqual(self.work_done, ["check_password"] * 5)
+
+    def test_what_is_no_slug_is_throttled_as_one(self):
+        for number in range(5):
+            self.failureResultOf(self.login("wrong", f"../{number}"), Unauthenticated)
+        self.failureResultOf(self.login("wrong", "../6"), TooManyRequests)
+
+    def test_guesses_sent_at_once_are_no_more_than_five(self):
+        self.ensure_admin()
+        self.held = []
+        guesses = [self.login(f"guess {n}") for n in range(30)] + [self.login("correct horse")]
+        for held in self.held:
+            held.callback(None)
+        kinds = [self.failureResultOf(guess).type for guess in guesses]
+        self.assertEqual(kinds, [Unauthenticated] * 5 + [TooManyRequests] * 26)
+
+    def test_many_right_logins_at_once_all_succeed(self):
+        self.ensure_admin()
+        self.held = []
+        logins = [self.login() for _ in range(30)]
+        for held in self.held:
+            held.callback(None)
+        self.assertEqual(len({self.successResultOf(login).token.id for login in logins}), 30)
+
+    def test_only_64_tokens_are_kept(self):
+        self.ensure_admin()
+        first = self.successResultOf(self.login())
+        for _ in range(64):
+            last = self.successResultOf(self.login())
+        self.assertEqual(self.successResultOf(self.store.count_tokens(first.token.account_id)), 64)
+        refresh = self.accounts.refresh(self.accounts.verify(first.jwt))
+        self.failureResultOf(Deferred.fromCoroutine(refresh), Unauthenticated)
+        refresh = self.accounts.refresh(self.accounts.verify(last.jwt))
+        self.successResultOf(Deferred.fromCoroutine(refresh))
+
+    def test_reprs_show_no_secret(self):
+        self.ensure_admin()
+        login = self.successResultOf(self.login())
+        self.assertNotIn(login.jwt, repr(login))
+        self.assertNotIn("scrypt", repr(self.successResultOf(self.store.account("1backend"))))
+
+    def test_open_accounts_keeps_the_signing_key(self):
+        async def check():
+            opened = [
+                await open_accounts(self.store, self.clock.seconds, token_lifetime=60, work=cheap_work())
+                for _ in range(2)
+            ]
+            self.assertEqual(opened[0].public_key, opened[1].public_key)
+            await opened[0].ensure_admin("correct horse")
+            login = await opened[1].login("1backend", "correct horse", "unnamed", "", "192.0.2.1")
+            self.clock.advance(59)
+            opened[0].verify(login.jwt)
+            self.clock.advance(1)
+            self.assertRaises(Unauthenticated, opened[0].verify, login.jwt)
+
+        return Deferred.fromCoroutine(check())

@@ -1,0 +1,220 @@
+"""What every `IStore` must do, as a mixin: one contract, run over each implementation."""
+
+from __future__ import annotations
+
+import datetime
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from zope.interface.verify import verifyObject
+
+from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
+from onebackend_proxy.interfaces import IStore
+from onebackend_proxy.records import Account, Instance, Redirect, Route, Token
+
+NOW = datetime.datetime(2026, 11, 21, 12, 30, 15, 123456, tzinfo=datetime.UTC)
+
+
+def an_account(slug: str = "shop-svc", **changes) -> Account:
+    account = Account(f"usr-{slug}", slug, "Shop", "scrypt$x", ("user-svc:user",), NOW, NOW)
+    return attrs.evolve(account, **changes)
+
+
+def an_instance(number: int = 1, **changes) -> Instance:
+    url = f"http://10.0.0.{number}:8080"
+    instance = Instance(f"inst-{number}", "shop-svc", url, "http", f"10.0.0.{number}", 8080, ip="10.0.0.1")
+    return attrs.evolve(instance, **changes)
+
+
+class StoreContract:
+    """Mix into a trial TestCase that sets `self.store` and defines `reopen`."""
+
+    store: IStore
+
+    def test_provides_the_interface(self):
+        self.assertTrue(verifyObject(IStore, self.store))
+
+    async def fails_with(self, kind, deferred: Deferred):
+        error = await self.assertFailure(deferred, kind)
+        return error.message
+
+    def run_async(self, coroutine):
+        return Deferred.fromCoroutine(coroutine)
+
+    def test_a_new_store_is_empty(self):
+        async def check():
+            for listing in (self.store.routes, self.store.redirects, self.store.instances):
+                self.assertEqual(await listing(), ())
+            self.assertIsNone(await self.store.account("shop-svc"))
+            self.assertIsNone(await self.store.account_by_id("usr-1"))
+            self.assertIsNone(await self.store.app_by_id("app-1"))
+            self.assertIsNone(await self.store.token("tok-1"))
+            self.assertIsNone(await self.store.secret("name"))
+            self.assertEqual(await self.store.count_tokens("usr-1"), 0)
+
+        return self.run_async(check())
+
+    def test_routes_are_replaced_by_id_and_sorted_by_code_point(self):
+        async def check():
+            await self.store.save_routes([Route("b.com", "http://b"), Route("Z.com", "http://z")])
+            await self.store.save_routes([Route("é.com", "http://e"), Route("b.com", "http://new")])
+            await self.store.save_routes([])
+            self.assertEqual(
+                await self.store.routes(),
+                (Route("Z.com", "http://z"), Route("b.com", "http://new"), Route("é.com", "http://e")),
+            )
+
+        return self.run_async(check())
+
+    def test_of_one_id_twice_in_a_save_the_last_counts(self):
+        async def check():
+            await self.store.save_routes([Route("a.com", "http://1"), Route("a.com", "http://2")])
+            self.assertEqual(await self.store.routes(), (Route("a.com", "http://2"),))
+
+        return self.run_async(check())
+
+    def test_deleting_routes_is_all_or_nothing(self):
+        async def check():
+            await self.store.save_routes([Route("a.com", "http://a"), Route("b.com", "http://b")])
+            message = await self.fails_with(NotFound, self.store.delete_routes(["a.com", "nope", "other"]))
+            self.assertEqual(message, "no such route: nope")
+            self.assertEqual(len(await self.store.routes()), 2)
+            await self.store.delete_routes(["a.com", "a.com"])
+            self.assertEqual([route.id for route in await self.store.routes()], ["b.com"])
+
+        return self.run_async(check())
+
+    def test_redirects(self):
+        async def check():
+            old, new = Redirect("a.com", "https://b.com", 301), Redirect("a.com", "https://c.com")
+            await self.store.save_redirects([old, Redirect("b.com", "/x", 307)])
+            await self.store.save_redirects([new])
+            self.assertEqual(await self.store.redirects(), (new, Redirect("b.com", "/x", 307)))
+            message = await self.fails_with(NotFound, self.store.delete_redirects(["a.com", "nope"]))
+            self.assertEqual(message, "no such redirect: nope")
+            await self.store.delete_redirects(["a.com", "b.com"])
+            self.assertEqual(await self.store.redirects(), ())
+
+        return self.run_async(check())
+
+    def test_instances_keep_every_field(self):
+        async def check():
+            full = an_instance(2, path="/app", deployment_id="depl-1", scheme="https")
+            await self.store.save_instance(full)
+            await self.store.save_instance(an_instance(1))
+            self.assertEqual(await self.store.instances(), (an_instance(1), full))
+            moved = attrs.evolve(full, url="http://other", slug="other-svc")
+            await self.store.save_instance(moved)
+            self.assertEqual(await self.store.instances(), (an_instance(1), moved))
+            await self.store.delete_instance("inst-1")
+            self.assertEqual(await self.store.instances(), (moved,))
+            message = await self.fails_with(NotFound, self.store.delete_instance("inst-1"))
+            self.assertEqual(message, "no such instance: inst-1")
+
+        return self.run_async(check())
+
+    def test_a_url_is_held_under_one_id_only(self):
+        async def check():
+            await self.store.save_instance(an_instance(1))
+            await self.fails_with(Conflict, self.store.save_instance(an_instance(1, id="inst-other")))
+            self.assertEqual(await self.store.instances(), (an_instance(1),))
+
+        return self.run_async(check())
+
+    def test_accounts(self):
+        async def check():
+            admin = an_account("1backend", roles=("user-svc:user", "user-svc:admin"))
+            await self.store.create_account(admin)
+            await self.store.create_account(an_account())
+            self.assertEqual(await self.store.account("1backend"), admin)
+            self.assertEqual(await self.store.account_by_id("usr-shop-svc"), an_account())
+            taken = self.store.create_account(an_account(id="usr-2"))
+            self.assertEqual(await self.fails_with(Conflict, taken), "the slug shop-svc is taken")
+            await self.fails_with(Conflict, self.store.create_account(an_account("new-svc", id=admin.id)))
+            self.assertIsNone(await self.store.account("new-svc"))
+
+        return self.run_async(check())
+
+    def test_times_come_back_in_utc_whatever_zone_they_had(self):
+        async def check():
+            east = NOW.astimezone(datetime.timezone(datetime.timedelta(hours=5)))
+            await self.store.create_account(an_account(created_at=east))
+            kept = await self.store.account("shop-svc")
+            self.assertEqual(kept.created_at, NOW)
+
+        return self.run_async(check())
+
+    def test_set_password(self):
+        async def check():
+            await self.store.create_account(an_account())
+            await self.store.set_password("usr-shop-svc", "scrypt$new")
+            self.assertEqual((await self.store.account("shop-svc")).password_hash, "scrypt$new")
+            await self.fails_with(NotFound, self.store.set_password("usr-nobody", "x"))
+
+        return self.run_async(check())
+
+    def test_an_app_is_made_once(self):
+        async def check():
+            first = await self.store.app("unnamed")
+            self.assertRegex(first.id, "^app-")
+            self.assertEqual(await self.store.app("unnamed"), first)
+            self.assertNotEqual((await self.store.app("other")).id, first.id)
+            self.assertEqual(await self.store.app_by_id(first.id), first)
+
+        return self.run_async(check())
+
+    def test_only_the_newest_tokens_of_an_account_are_kept(self):
+        async def check():
+            app = await self.store.app("unnamed")
+            for slug in ("a-svc", "b-svc"):
+                await self.store.create_account(an_account(slug))
+
+            def token(number: int, slug: str = "a-svc") -> Token:
+                return Token(f"tok-{slug}-{number}", app.id, f"usr-{slug}", "cli", NOW, NOW, NOW)
+
+            await self.store.save_token(token(1, "b-svc"), 3)
+            # All of one second: what came later is newer all the same.
+            for number in range(5, 0, -1):
+                await self.store.save_token(token(number), 3)
+            self.assertEqual(await self.store.count_tokens("usr-a-svc"), 3)
+            self.assertEqual(await self.store.count_tokens("usr-b-svc"), 1)
+            kept = [await self.store.token(f"tok-a-svc-{number}") for number in range(1, 6)]
+            self.assertEqual(kept, [token(1), token(2), token(3), None, None])
+
+        return self.run_async(check())
+
+    def test_a_token_needs_its_account_and_app(self):
+        async def check():
+            app = await self.store.app("unnamed")
+            await self.store.create_account(an_account())
+            good = Token("tok-1", app.id, "usr-shop-svc", "cli", NOW, NOW, NOW)
+            await self.fails_with(NotFound, self.store.save_token(attrs.evolve(good, account_id="usr-x"), 3))
+            await self.fails_with(NotFound, self.store.save_token(attrs.evolve(good, app_id="app-x"), 3))
+            self.assertIsNone(await self.store.token("tok-1"))
+
+        return self.run_async(check())
+
+    def test_the_first_secret_of_a_name_stays(self):
+        async def check():
+            self.assertEqual(await self.store.create_secret("key", b"one"), b"one")
+            self.assertEqual(await self.store.create_secret("key", b"two"), b"one")
+            self.assertEqual(await self.store.secret("key"), b"one")
+
+        return self.run_async(check())
+
+    def test_calls_made_at_once_take_effect_in_order(self):
+        async def check():
+            calls = [self.store.save_routes([Route("a.com", f"http://{n}")]) for n in range(20)]
+            await gatherResults(calls)
+            self.assertEqual(await self.store.routes(), (Route("a.com", "http://19"),))
+
+        return self.run_async(check())
+
+    def test_a_closed_store_says_so(self):
+        async def check():
+            await self.store.close()
+            await self.store.close()
+            await self.fails_with(StoreUnavailable, self.store.routes())
+            await self.fails_with(StoreUnavailable, self.store.save_routes([Route("a", "b")]))
+
+        return self.run_async(check())
