@@ -12,11 +12,29 @@ cli/                        the command `oo`
 The names below are public; docs/embedding.rst shows them at work.
 """
 
-from .balancing import Timeouts, Upstream
-from .downstream import ProxySite, ReverseProxyResource, ServiceResource
-from .errors import ProxyError, SettingError
-from .options import Settings
-from .service import ProxyService
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .balancing import Timeouts, Upstream
+    from .downstream import ProxySite, ReverseProxyResource, ServiceResource
+    from .errors import ProxyError, SettingError
+    from .options import Settings
+    from .service import ProxyService
+
+_HOMES = {
+    "ProxyError": "errors",
+    "ProxyService": "service",
+    "ProxySite": "downstream",
+    "ReverseProxyResource": "downstream",
+    "ServiceResource": "downstream",
+    "SettingError": "errors",
+    "Settings": "options",
+    "Timeouts": "balancing",
+    "Upstream": "balancing",
+}
 
 __all__ = [
     "ProxyError",
@@ -29,3 +47,10 @@ __all__ = [
     "Timeouts",
     "Upstream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: `oo` must not wait for a server that it does not run.
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -120,19 +120,22 @@ class ListeningService(Service):
     def privilegedStartService(self) -> None:
         """Open the ports while we may still use the low ones."""
         super().privilegedStartService()
+        failures: list[tuple[str, Failure]] = []
         for text in self._proxy.settings.listen:
-            endpoint = serverFromString(self._reactor, text)
-            endpoint.listen(self.site).addCallbacks(self._opened, self._not_opened, errbackArgs=(text,))
+            listening = serverFromString(self._reactor, text).listen(self.site)
+            listening.addCallback(self._opened)
+            listening.addErrback(lambda failure, text=text: failures.append((text, failure)))
+        # Out here: a Deferred would swallow the exit.
+        for text, failure in failures:
+            error = failure.value
+            known = isinstance(error, CannotListenError)
+            reason = str(error.socketError) if known else failure.getErrorMessage()
+            refuse_to_start(f"--listen {text}: {reason}")
 
     def _opened(self, port: Any) -> None:
         self._ports.append(port)
         # The kernel keeps who connects meanwhile.
         port.stopReading()
-
-    def _not_opened(self, failure: Failure, text: str) -> None:
-        error = failure.value
-        reason = str(error.socketError) if isinstance(error, CannotListenError) else failure.getErrorMessage()
-        refuse_to_start(f"--listen {text}: {reason}")
 
     def startService(self) -> None:
         """Accept connections as soon as the proxy is ready."""

@@ -42,7 +42,7 @@ def entry_of(request: ProxyRequest, now: float) -> Entry:
         "target": _text(request.uri),
         "protocol": _text(request.clientproto),
         "status": (exchange.status if exchange else 0) or request.code if request.startedWriting else 499,
-        "bytesIn": exchange.bytes_in if exchange else 0,
+        "bytesIn": exchange.bytes_in if exchange else request.buffered,
         "bytesOut": request.sentLength,
         "milliseconds": round((now - request.began) * 1000, 1),
         "userAgent": _text((headers.getRawHeaders(b"User-Agent") or [b""])[0]),

@@ -17,7 +17,7 @@ from ..exchange import Exchanges
 from ..headers import Network, prepare_request
 from ..interfaces import IRegistry
 from ..messages import NO_BODY, Headers, RequestHead
-from ..routing import service_slug
+from ..routing import is_slug, service_slug
 from .answers import ChannelDownstream, RequestDownstream, ResourceDownstream
 from .peers import peer_of
 from .site import ProxyRequest
@@ -165,7 +165,7 @@ class ServiceResource(Resource):
         name = slug.decode("latin-1")
         if self._registry.lookup(name) is None:
             self._services.pop(name, None)
-            return _Refusal(NotFound("no such service" if slug else "no service named in the path"), self._desk)
+            return _Refusal(_unknown(name), self._desk)
         service = self._services.get(name)
         if service is None:
             service = self._services[name] = ReverseProxyResource(
@@ -176,9 +176,15 @@ class ServiceResource(Resource):
     def _upstream(self, slug: str) -> Upstream:
         upstream = self._registry.lookup(slug)
         if upstream is None:
-            raise NotFound("no such service")
+            raise _unknown(slug)
         return upstream
 
     def render(self, request: Any) -> int:
         """No slug at all: the path ends at the mount."""
-        return _Refusal(NotFound("no service named in the path"), self._desk).render(request)
+        return _Refusal(_unknown(""), self._desk).render(request)
+
+
+def _unknown(slug: str) -> NotFound:
+    if is_slug(slug):
+        return NotFound(f"no service {slug!r} is registered")
+    return NotFound("the path begins with no service's slug")

@@ -18,7 +18,15 @@ from twisted.web.http import Request as PlainRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site, unquote
 
-from ..errors import BadRequest, ContentTooLarge, ProxyError, answer_for, error_body
+from ..errors import (
+    BadRequest,
+    ContentTooLarge,
+    HeadTooLarge,
+    ProxyError,
+    TargetTooLong,
+    answer_for,
+    error_body,
+)
 from ..exchange import Exchange
 from ..headers import MAX_FIELDS, Network, Peer, origin_form
 from ..http1 import response_bytes
@@ -45,7 +53,7 @@ class ProxyRequest(Request):
     exchange: Exchange | None = None
     complete = False
     _resource: Any = None
-    _buffered = 0
+    buffered = 0
     _refusal: ProxyError | None = None
     began = 0.0
 
@@ -98,8 +106,8 @@ class ProxyRequest(Request):
         if self.exchange is not None:
             self.exchange.request_body_received(data)
         elif not self.streams:
-            self._buffered += len(data)
-            if self._buffered > MAX_BUFFERED:
+            self.buffered += len(data)
+            if self.buffered > MAX_BUFFERED:
                 self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
                 self.refuse(self._refusal)
             else:
@@ -116,21 +124,9 @@ class ProxyRequest(Request):
             super().requestReceived(command, self.uri, version)
 
     def refuse(self, error: ProxyError) -> None:
-        """Answer with an error ourselves, outside of any resource."""
-        status, message = answer_for(error)
-        self._log.info(
-            "refused {method} {target} with {status}: {reason}",
-            method=ascii(self.method)[2:-1],
-            target=ascii(self.uri)[2:-1],
-            status=status,
-            reason=str(error),
-        )
-        body = error_body(message)
-        self.channel.persistent = False
-        head, _chunked = response_bytes(error_head(status, body), False, True)
-        self.code = status
+        """Answer with an error ourselves, outside of any resource, and close."""
+        self.code = self.channel.write_refusal(error, self.method, self.uri)
         self.startedWriting = 1
-        self.channel.write(head if self.method == b"HEAD" else head + body)
         if not self.complete:
             self.channel.linger()
         self.finish()
@@ -213,6 +209,58 @@ class ProxyChannel(HTTPChannel):
         if self.requests:
             self._trailers = _parse_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()))
             super().allContentReceived()
+
+    def write_refusal(self, error: ProxyError, method: bytes, target: bytes) -> int:
+        """Send an error as the last answer on this connection, and log why; returns its status."""
+        status, message = answer_for(error)
+        self._log.info(
+            "refused {method} {target} with {status}: {reason}",
+            method=ascii(method)[2:-1],
+            target=ascii(target)[2:-1],
+            status=status,
+            reason=str(error),
+        )
+        self.persistent = False
+        body = error_body(message)
+        head, _chunked = response_bytes(error_head(status, body), False, True)
+        self.write(head if method == b"HEAD" else head + body)
+        return status
+
+    def lineReceived(self, line: bytes) -> None:
+        """twisted.web's hook: a line of a head; a folded one is refused (RFC 9112, 5.2)."""
+        if line[:1] in (b" ", b"\t") and self.requests:
+            self._respondToBadRequestAndDisconnect()
+        else:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """twisted.web's hook: a line over the limit, which is also that of the whole head."""
+        if self.requests:
+            self._refuse_head(HeadTooLarge(f"the head is over {MAX_HEAD} bytes"))
+        else:
+            self._refuse_head(TargetTooLong(f"the request line is over {MAX_HEAD} bytes"))
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # twisted.web tells no reasons; the two that have a status of their own can be seen from here.
+        if self._receivedHeaderSize > self.totalHeadersSize:
+            self._refuse_head(HeadTooLarge(f"the head is over {MAX_HEAD} bytes"))
+        elif self._receivedHeaderCount > self.maxHeaders:
+            self._refuse_head(HeadTooLarge(f"more than {MAX_FIELDS} header fields"))
+        else:
+            self._refuse_head(BadRequest("the request is not valid HTTP/1.1"))
+
+    def _refuse_head(self, error: ProxyError) -> None:
+        """Refuse what is no request; one under way (a broken chunk in its body) is given up with it."""
+        started = bool(self.requests) and self.requests[0].startedWriting
+        self.linger()
+        for request in self.requests:
+            if request.exchange is not None:
+                request.exchange.client_gone()
+        if started:
+            self.transport.abortConnection()
+            return
+        self.write_refusal(error, b"-", getattr(self, "_path", b"-"))
+        self.loseConnection()
 
     def take_trailers(self) -> Headers:
         """The trailer fields of the request that just became complete."""

@@ -94,7 +94,7 @@ class Http1Client:
 
     def _keep(self, connection: UpstreamConnection) -> None:
         if self._closed or not self.pool.give(connection.endpoint, connection):
-            connection.abort()
+            connection.close()
         elif self._round is None:
             self._round = self._reactor.callLater(IDLE_ROUND, self._next_round)
 
@@ -104,7 +104,7 @@ class Http1Client:
     def _next_round(self) -> None:
         self._round = None
         for connection in self.pool.expire():
-            connection.abort()
+            connection.close()
         if len(self.pool):
             self._round = self._reactor.callLater(IDLE_ROUND, self._next_round)
 
@@ -115,7 +115,7 @@ class Http1Client:
             self._round.cancel()
             self._round = None
         for connection in self.pool.clear():
-            connection.abort()
+            connection.close()
 
 
 def _connect_error(endpoint: EndpointState, failure: Failure, timeout: float) -> ProxyError:

@@ -104,6 +104,10 @@ class UpstreamConnection(ResponseReader, Protocol):
         self._exchange = None
         self._transport().abortConnection()
 
+    def close(self) -> None:
+        """Close in order: nobody has it, and nothing is under way."""
+        self._transport().loseConnection()
+
     # What the transport says.
 
     def dataReceived(self, data: bytes) -> None:
@@ -134,6 +138,8 @@ class UpstreamConnection(ResponseReader, Protocol):
         if self._keep_alive and self._request_sent and not self._full:
             self.reused = True
             self._released(self)
+        elif self._request_sent:
+            self.close()
         else:
             self.abort()
 
