@@ -130,7 +130,7 @@ def test_early_hints_and_other_informational_answers_pass(client, slug, backend)
 def test_answer_trailers_pass(client, slug, backend):
     def script(connection):
         connection.send(HEAD_CHUNKED + b"Trailer: X-Checksum\r\n\r\n")
-        connection.send(b"2\r\nok\r\n0\r\nX-Checksum: abc\r\nContent-Length: 7\r\n\r\n")
+        connection.send(b"2\r\nok\r\n0\r\nX-Checksum: abc\r\nSet-Cookie: a=b\r\n\r\n")
         connection.wait_for_close()
 
     backend(script)

@@ -9,8 +9,23 @@ const appHost = "unnamed";
 const slug = `npm-${process.pid}-svc`;
 const servicePassword = "a-service-password";
 
-const anyone = new Configuration({ basePath });
-const as = (token) => new Configuration({ basePath, apiKey: `Bearer ${token}` });
+// The client's own error hides the answer; a failing test shall tell what it was.
+const tell = {
+  post: async ({ response }) => {
+    if (response.status >= 400) {
+      console.log(`${response.url} -> ${response.status} ${await response.clone().text()}`);
+    }
+    return response;
+  },
+};
+
+const anyone = new Configuration({ basePath, middleware: [tell] });
+// This client sends its apiKey neither with register nor with refreshToken; the header goes with all.
+const as = (token) => {
+  const bearer = `Bearer ${token}`;
+  const headers = { Authorization: bearer };
+  return new Configuration({ basePath, middleware: [tell], apiKey: bearer, headers });
+};
 
 const login = async (who, secret) => {
   const { token } = await new UserSvcApi(anyone).login({ body: { appHost, slug: who, password: secret } });
