@@ -113,7 +113,8 @@ class TokenIssuer:
         try:
             found = jwt.decode(text, self._public, algorithms=[_ALGORITHM], options=_OPTIONS)
             claims = _claims(found)
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError) as error:
+        # A time that no calendar has is an OverflowError, ValueError or OSError, by its size.
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, OSError) as error:
             raise Unauthenticated("the token is not valid", detail=str(error)) from None
         if not allow_expired and claims.expires_at.timestamp() <= self._seconds():
             raise Unauthenticated("the token has expired")

@@ -73,7 +73,7 @@ class Api:
         services = built_in_services(self.store, self.registry, self.accounts, lambda _request: self.address)
         for slug, resource in services.items():
             self.root.putChild(slug, resource)
-        self.treq = StubTreq(self.root)
+        self.treq: Any = StubTreq(self.root)
 
     def start(self) -> Deferred[None]:
         """Make the admin account."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import TestCase
 
@@ -38,14 +40,17 @@ class AccountsTests(TestCase):
     def login(self, password="correct horse", slug="1backend", address="192.0.2.1"):
         return Deferred.fromCoroutine(self.accounts.login(slug, password, "unnamed", "", address))
 
+    def account(self) -> Any:
+        return self.successResultOf(self.store.account("1backend"))
+
     def test_the_admin_is_made_once_and_follows_its_password(self):
         self.ensure_admin()
-        first = self.successResultOf(self.store.account("1backend"))
+        first = self.account()
         self.assertEqual(first.roles, ("user-svc:user", "user-svc:admin"))
         self.ensure_admin()
-        self.assertEqual(self.successResultOf(self.store.account("1backend")), first)
+        self.assertEqual(self.account(), first)
         self.ensure_admin("another one")
-        second = self.successResultOf(self.store.account("1backend"))
+        second = self.account()
         self.assertEqual(second.id, first.id)
         self.successResultOf(self.login("another one"))
         self.failureResultOf(self.login("correct horse"), Unauthenticated)
@@ -101,7 +106,7 @@ class AccountsTests(TestCase):
         self.ensure_admin()
         login = self.successResultOf(self.login())
         self.assertNotIn(login.jwt, repr(login))
-        self.assertNotIn("scrypt", repr(self.successResultOf(self.store.account("1backend"))))
+        self.assertNotIn("scrypt", repr(self.account()))
 
     def test_open_accounts_keeps_the_signing_key(self):
         async def check():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -22,6 +23,8 @@ from onebackend_proxy.testing import MemoryStore
 from ..store.contract import an_account
 from .support import SIGNING_KEY, START, new_clock
 
+PRIVATE: Any = load_pem_private_key(SIGNING_KEY, None)
+NO_KEY: Any = None
 ACCOUNT = an_account("1backend", roles=("user-svc:user", "user-svc:admin"))
 
 
@@ -41,13 +44,15 @@ class TokenIssuerTests(TestCase):
         _token, text = self.issue()
         claims = jwt.decode(text, options={"verify_signature": False}) | changes
         claims = {name: value for name, value in claims.items() if value is not None}
-        return jwt.encode(claims, load_pem_private_key(SIGNING_KEY, None), algorithm="RS256")
+        return jwt.encode(claims, PRIVATE, algorithm="RS256")
 
     def test_claims_are_1backends(self):
         token, text = self.issue()
         public = self.issuer.public_key_pem
         self.assertTrue(public.startswith("-----BEGIN PUBLIC KEY-----"))
-        found = jwt.decode(text, public, algorithms=["RS256"], options={"verify_exp": False, "verify_iat": False})
+        found = jwt.decode(
+            text, public, algorithms=["RS256"], options={"verify_exp": False, "verify_iat": False}
+        )
         wanted = {
             "1ui": ACCOUNT.id,
             "1ai": "app-1",
@@ -79,12 +84,12 @@ class TokenIssuerTests(TestCase):
     def test_no_other_signature_will_do(self):
         _token, text = self.issue()
         claims = jwt.decode(text, options={"verify_signature": False})
-        other = load_pem_private_key(new_signing_key(), None)
+        other: Any = load_pem_private_key(new_signing_key(), None)
         for forged in (
             jwt.encode(claims, other, algorithm="RS256"),
-            jwt.encode(claims, None, algorithm="none"),
+            jwt.encode(claims, NO_KEY, algorithm="none"),
             jwt.encode(claims, "x" * 32, algorithm="HS256"),
-            jwt.encode(claims, load_pem_private_key(SIGNING_KEY, None), algorithm="RS512"),
+            jwt.encode(claims, PRIVATE, algorithm="RS512"),
             text[:-4] + "AAAA",
         ):
             self.refuse(forged)
@@ -93,7 +98,8 @@ class TokenIssuerTests(TestCase):
     def test_claims_of_another_shape(self):
         for name in ("1ui", "1ai", "1sl", "1ro", "1de", "jti", "iat", "exp"):
             self.refuse(self.signed(**{name: None}))
-        self.refuse(self.signed(exp=10**30))
+        for moment in (10**30, 10**12, 67768036191676800, -(10**15)):
+            self.refuse(self.signed(exp=moment))
         self.refuse(self.signed(**{"1ro": 5}))
 
     def test_any_text_is_refused_properly(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
@@ -12,6 +13,12 @@ from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
 from onebackend_proxy.interfaces import IStore
 from onebackend_proxy.records import Account, Instance, Redirect, Route, Token
 
+E = TypeVar("E", bound=Exception)
+# A mixin must not be collected as a test case of its own.
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as Base
+else:
+    Base = object
 NOW = datetime.datetime(2026, 11, 21, 12, 30, 15, 123456, tzinfo=datetime.UTC)
 
 
@@ -26,17 +33,22 @@ def an_instance(number: int = 1, **changes) -> Instance:
     return attrs.evolve(instance, **changes)
 
 
-class StoreContract:
-    """Mix into a trial TestCase that sets `self.store` and defines `reopen`."""
+async def failure_of(kind: type[E], deferred: Deferred[Any]) -> E:
+    """The error that `deferred` fails with."""
+    try:
+        result = await deferred
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__}, but {result!r}")
 
-    store: IStore
+
+class StoreContract(Base):
+    """Mix into a trial TestCase that sets `self.store`."""
+
+    store: Any
 
     def test_provides_the_interface(self):
         self.assertTrue(verifyObject(IStore, self.store))
-
-    async def fails_with(self, kind, deferred: Deferred):
-        error = await self.assertFailure(deferred, kind)
-        return error.message
 
     def run_async(self, coroutine):
         return Deferred.fromCoroutine(coroutine)
@@ -76,7 +88,9 @@ class StoreContract:
     def test_deleting_routes_is_all_or_nothing(self):
         async def check():
             await self.store.save_routes([Route("a.com", "http://a"), Route("b.com", "http://b")])
-            message = await self.fails_with(NotFound, self.store.delete_routes(["a.com", "nope", "other"]))
+            message = (
+                await failure_of(NotFound, self.store.delete_routes(["a.com", "nope", "other"]))
+            ).message
             self.assertEqual(message, "no such route: nope")
             self.assertEqual(len(await self.store.routes()), 2)
             await self.store.delete_routes(["a.com", "a.com"])
@@ -90,7 +104,7 @@ class StoreContract:
             await self.store.save_redirects([old, Redirect("b.com", "/x", 307)])
             await self.store.save_redirects([new])
             self.assertEqual(await self.store.redirects(), (new, Redirect("b.com", "/x", 307)))
-            message = await self.fails_with(NotFound, self.store.delete_redirects(["a.com", "nope"]))
+            message = (await failure_of(NotFound, self.store.delete_redirects(["a.com", "nope"]))).message
             self.assertEqual(message, "no such redirect: nope")
             await self.store.delete_redirects(["a.com", "b.com"])
             self.assertEqual(await self.store.redirects(), ())
@@ -108,7 +122,7 @@ class StoreContract:
             self.assertEqual(await self.store.instances(), (an_instance(1), moved))
             await self.store.delete_instance("inst-1")
             self.assertEqual(await self.store.instances(), (moved,))
-            message = await self.fails_with(NotFound, self.store.delete_instance("inst-1"))
+            message = (await failure_of(NotFound, self.store.delete_instance("inst-1"))).message
             self.assertEqual(message, "no such instance: inst-1")
 
         return self.run_async(check())
@@ -116,7 +130,7 @@ class StoreContract:
     def test_a_url_is_held_under_one_id_only(self):
         async def check():
             await self.store.save_instance(an_instance(1))
-            await self.fails_with(Conflict, self.store.save_instance(an_instance(1, id="inst-other")))
+            await failure_of(Conflict, self.store.save_instance(an_instance(1, id="inst-other")))
             self.assertEqual(await self.store.instances(), (an_instance(1),))
 
         return self.run_async(check())
@@ -129,8 +143,8 @@ class StoreContract:
             self.assertEqual(await self.store.account("1backend"), admin)
             self.assertEqual(await self.store.account_by_id("usr-shop-svc"), an_account())
             taken = self.store.create_account(an_account(id="usr-2"))
-            self.assertEqual(await self.fails_with(Conflict, taken), "the slug shop-svc is taken")
-            await self.fails_with(Conflict, self.store.create_account(an_account("new-svc", id=admin.id)))
+            self.assertEqual((await failure_of(Conflict, taken)).message, "the slug shop-svc is taken")
+            await failure_of(Conflict, self.store.create_account(an_account("new-svc", id=admin.id)))
             self.assertIsNone(await self.store.account("new-svc"))
 
         return self.run_async(check())
@@ -149,7 +163,7 @@ class StoreContract:
             await self.store.create_account(an_account())
             await self.store.set_password("usr-shop-svc", "scrypt$new")
             self.assertEqual((await self.store.account("shop-svc")).password_hash, "scrypt$new")
-            await self.fails_with(NotFound, self.store.set_password("usr-nobody", "x"))
+            await failure_of(NotFound, self.store.set_password("usr-nobody", "x"))
 
         return self.run_async(check())
 
@@ -188,8 +202,8 @@ class StoreContract:
             app = await self.store.app("unnamed")
             await self.store.create_account(an_account())
             good = Token("tok-1", app.id, "usr-shop-svc", "cli", NOW, NOW, NOW)
-            await self.fails_with(NotFound, self.store.save_token(attrs.evolve(good, account_id="usr-x"), 3))
-            await self.fails_with(NotFound, self.store.save_token(attrs.evolve(good, app_id="app-x"), 3))
+            await failure_of(NotFound, self.store.save_token(attrs.evolve(good, account_id="usr-x"), 3))
+            await failure_of(NotFound, self.store.save_token(attrs.evolve(good, app_id="app-x"), 3))
             self.assertIsNone(await self.store.token("tok-1"))
 
         return self.run_async(check())
@@ -214,7 +228,7 @@ class StoreContract:
         async def check():
             await self.store.close()
             await self.store.close()
-            await self.fails_with(StoreUnavailable, self.store.routes())
-            await self.fails_with(StoreUnavailable, self.store.save_routes([Route("a", "b")]))
+            await failure_of(StoreUnavailable, self.store.routes())
+            await failure_of(StoreUnavailable, self.store.save_routes([Route("a", "b")]))
 
         return self.run_async(check())

@@ -9,6 +9,8 @@ from .contract import StoreContract
 
 
 class MemoryStoreTests(StoreContract, TestCase):
+    store: MemoryStore
+
     def setUp(self):
         self.store = MemoryStore()
 

@@ -5,8 +5,9 @@ import pathlib
 import sqlite3
 import stat
 import threading
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as any_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
@@ -14,7 +15,9 @@ from onebackend_proxy.errors import SettingError, StoreUnavailable
 from onebackend_proxy.records import Route
 from onebackend_proxy.store import Vault, open_sqlite
 
-from .contract import StoreContract
+from .contract import StoreContract, failure_of
+
+reactor: Any = any_reactor
 
 
 class Base(TestCase):
@@ -64,7 +67,7 @@ class SqliteStoreTests(StoreContract, Base):
             other = self.other_connection()
             other.execute("BEGIN IMMEDIATE")
             save = self.store.save_routes([Route("a.com", "http://a")])
-            error = await self.assertFailure(save, StoreUnavailable)
+            error = await failure_of(StoreUnavailable, save)
             self.assertEqual(error.message, "the store is busy: try again")
             self.assertEqual(error.detail, "database is locked")
             self.assertEqual(await self.store.routes(), ())
@@ -87,7 +90,7 @@ class SqliteStoreTests(StoreContract, Base):
         async def check():
             await self.set_max_pages(1)
             many = [Route(f"{n}.com", "http://target" * 50) for n in range(2000)]
-            error = await self.assertFailure(self.store.save_routes(many), StoreUnavailable)
+            error = await failure_of(StoreUnavailable, self.store.save_routes(many))
             self.assertEqual(error.message, "the store is full")
             self.assertNotIn(str(self.folder), error.message)
             self.assertIn("full", error.detail)
@@ -105,7 +108,7 @@ class SqliteStoreTests(StoreContract, Base):
         async def check():
             await self.store._read(lambda c: c.exec_driver_sql("PRAGMA query_only=ON"))
             save = self.store.save_routes([Route("a.com", "http://a")])
-            error = await self.assertFailure(save, StoreUnavailable)
+            error = await failure_of(StoreUnavailable, save)
             self.assertEqual(error.message, "the store cannot be written now")
 
         return self.run_async(check())

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from .support import Api
+
+
+class ProxyTests(TestCase):
+    def setUp(self):
+        self.api = Api()
+        self.successResultOf(self.api.start())
+        self.admin = self.do(self.api.login())
+
+    def do(self, coroutine):
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def call(self, method, body=None, kind="routes", token=None):
+        token = self.admin if token is None else token
+        return self.do(self.api.call(method, f"/proxy-svc/{kind}", body, token=token))
+
+    def save(self, *entries, kind="routes"):
+        return self.call("PUT", {kind: list(entries)}, kind)
+
+    def listed(self, body=None, kind="routes"):
+        reply = self.call("POST", body, kind)
+        self.assertEqual(reply.status, 200)
+        return reply.json[kind]
+
+    def test_save_list_delete(self):
+        reply = self.save(
+            {"id": "WWW.Example.com:80/App/", "target": "http://b:8080"},
+            {"id": "a.com", "target": "service:shop-svc"},
+        )
+        first = {"id": "www.example.com/App", "target": "http://b:8080"}
+        second = {"id": "a.com", "target": "service:shop-svc"}
+        self.assertEqual((reply.status, reply.json), (200, {"routes": [first, second]}))
+        self.assertEqual(self.listed(), [second, first])
+        self.assertEqual(self.listed({"ids": []}), [second, first])
+        self.assertEqual(self.listed({"ids": ["A.com.", "nope.com"]}), [second])
+        self.save({"id": "a.com", "target": "http://new"})
+        self.assertEqual(self.listed({"ids": ["a.com"]}), [{"id": "a.com", "target": "http://new"}])
+        reply = self.call("DELETE", {"ids": ["a.com", "www.example.com/App/"]})
+        self.assertEqual((reply.status, reply.json), (200, {}))
+        self.assertEqual(self.listed(), [])
+
+    def test_redirects(self):
+        reply = self.save(
+            {"id": "a.com", "target": "https://b.com"},
+            {"id": "B.com", "target": "/x", "statusCode": 302},
+            kind="redirects",
+        )
+        first = {"id": "a.com", "target": "https://b.com", "statusCode": 308}
+        second = {"id": "b.com", "target": "/x", "statusCode": 302}
+        self.assertEqual((reply.status, reply.json), (200, {"redirects": [first, second]}))
+        self.assertEqual(self.listed(kind="redirects"), [first, second])
+        self.assertEqual(self.listed(), [])
+        self.assertEqual(self.call("DELETE", {"ids": ["a.com"]}, "redirects").status, 200)
+        self.assertEqual(self.listed(kind="redirects"), [second])
+
+    def test_one_bad_entry_and_nothing_is_saved(self):
+        good = {"id": "a.com", "target": "http://a"}
+        for bad, wanted in (
+            ({"id": "b.com"}, "routes[1].target: is missing"),
+            ({"id": "b.com", "target": "ftp://x"}, "routes[1].target: has the scheme 'ftp'"),
+            ({"id": "http://b.com", "target": "http://x"}, "routes[1].id: must be HOST"),
+            ({"id": "b.com", "target": "http://x", "ratelimit": 1}, "routes[1]: unknown field 'ratelimit'"),
+            ({"id": "A.com.", "target": "http://x"}, "routes[1].id: a.com is the id of routes[0] too"),
+        ):
+            reply = self.save(good, bad)
+            self.assertEqual(reply.status, 400)
+            self.assertTrue(reply.error.startswith(wanted), reply.error)
+        self.assertEqual(self.listed(), [])
+
+    def test_empty_lists(self):
+        self.assertEqual(self.save().error, "routes: is empty")
+        self.assertEqual(self.call("PUT", {}).error, "routes: is missing")
+        self.assertEqual(self.call("DELETE", {"ids": []}).error, "ids: is empty")
+        self.assertEqual(self.call("DELETE", {}).error, "ids: is missing")
+
+    def test_an_unknown_id_is_404_and_nothing_is_deleted(self):
+        self.save({"id": "a.com", "target": "http://a"})
+        reply = self.call("DELETE", {"ids": ["a.com", "nope.com"]})
+        self.assertEqual((reply.status, reply.error), (404, "no such route: nope.com"))
+        self.assertEqual(len(self.listed()), 1)
+
+    def test_only_an_admin_may(self):
+        user = self.do(self.api.register("shop-svc"))
+        for kind in ("routes", "redirects"):
+            for method, permission in (("PUT", "edit"), ("POST", "view"), ("DELETE", "edit")):
+                reply = self.call(method, {}, kind, user)
+                wanted = f"the permission proxy-svc:route:{permission} is needed"
+                self.assertEqual((reply.status, reply.error), (403, wanted))
+                self.assertEqual(self.call(method, {}, kind, "").status, 401)
+
+    def test_ten_thousand_at_once(self):
+        routes = [{"id": f"{n}.example.com", "target": "http://a"} for n in range(10_000)]
+        self.assertEqual(self.save(*routes).status, 200)
+        self.assertEqual(len(self.listed()), 10_000)
+        reply = self.save(*routes, {"id": "a.com", "target": "http://a"})
+        self.assertEqual((reply.status, reply.error), (400, "routes: has more than 10000 items"))
