@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import ServiceMaker
 
-onebackend_proxy = ServiceMaker(  # type: ignore[no-untyped-call]
+onebackend_proxy = ServiceMaker(
     "onebackend-proxy",
     "onebackend_proxy.service",
     "1Backend's Proxy Svc: one front door for services.",
