@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from .errors import Conflict, NotFound, ProxyError, StoreUnavailable
+from .balancing import EndpointState
+from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, UpstreamFailed
+from .headers import prepare_response
 from .interfaces import IStore
+from .messages import Headers, ResponseHead
 from .records import Account, App, Instance, Redirect, Route, Token
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
 
 T = TypeVar("T")
 R = TypeVar("R", Route, Redirect, Instance)
@@ -186,3 +192,259 @@ class MemoryStore:
         """After this every call fails with `errors.StoreUnavailable`; closing again does nothing."""
         self.failure = StoreUnavailable("the store is closed")
         return defer.succeed(None)
+
+
+class ScriptedConnection:
+    """An upstream connection whose other end is a test; it keeps what was sent, out of its framing.
+
+    Any call of the other end fails with `AssertionError` while no exchange waits for it.
+    """
+
+    def __init__(self, endpoint: EndpointState, reused: bool = False) -> None:
+        self.endpoint = endpoint
+        self.reused = reused
+        self.method = b""
+        self.head = b""
+        """The bytes of the request's head, as they would go out."""
+        self.chunked = False
+        self.body = b""
+        """What came of the request's body."""
+        self.trailers: Headers | None = None
+        """The request's trailers; None as long as the request is not complete."""
+        self.paused = False
+        """Whether the exchange asked to read no more of the answer."""
+        self.aborted = False
+        self._exchange: Exchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<ScriptedConnection {self.endpoint.address.authority}: {self._exchange!r}>"
+
+    # What the exchange says: see `interfaces.Connection`.
+
+    def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
+        """Keep the head of a request."""
+        self._exchange, self.method, self.head, self.chunked = exchange, method, head, chunked
+        self.body, self.trailers = b"", None
+
+    def write(self, data: bytes) -> None:
+        """Keep a piece of its body."""
+        if self.trailers is not None or self.aborted:
+            raise AssertionError(f"{self!r} got a body after the end of the request")
+        self.body += data
+
+    def end_request(self, trailers: Headers) -> None:
+        """Keep its trailers."""
+        if self.trailers is not None:
+            raise AssertionError(f"{self!r} was told twice that the request is complete")
+        self.trailers = list(trailers)
+
+    def pause(self) -> None:
+        """Set `paused`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Clear `paused`."""
+        self.paused = False
+
+    def abort(self) -> None:
+        """Set `aborted`; the exchange hears no more."""
+        self.aborted = True
+        self._exchange = None
+
+    # What a test makes the service do.
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange that has the connection."""
+        if self._exchange is None:
+            raise AssertionError(f"no exchange waits for {self!r}")
+        return self._exchange
+
+    @property
+    def request_line(self) -> bytes:
+        """The first line of the head that was sent."""
+        return self.head.partition(b"\r\n")[0]
+
+    def field(self, name: bytes) -> list[bytes]:
+        """The values of a field of the request that was sent; names in any case."""
+        lines = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:-2]]
+        return [value for key, _colon, value in lines if key.lower() == name.lower()]
+
+    def inform(self, status: int, *fields: tuple[bytes, bytes], reason: bytes = b"") -> None:
+        """Send a 1xx answer."""
+        self.exchange.interim_received(prepare_response(self.method, True, status, reason, [*fields]))
+
+    def respond(self, status: int = 200, *fields: tuple[bytes, bytes], reason: bytes = b"OK") -> None:
+        """Send the head of an answer; its fields say how its body is framed, as they do on the wire."""
+        self.exchange.head_received(prepare_response(self.method, True, status, reason, [*fields]))
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the answer's body."""
+        self.exchange.body_received(data)
+
+    def finish(self, *trailers: tuple[bytes, bytes]) -> None:
+        """Complete the answer."""
+        exchange, self._exchange = self.exchange, None
+        exchange.answer_ended([*trailers])
+
+    def answer(self, body: bytes = b"", status: int = 200, *fields: tuple[bytes, bytes]) -> None:
+        """Send a whole answer with a length."""
+        self.respond(status, *fields, (b"Content-Length", b"%d" % len(body)))
+        if body and self.method != b"HEAD":
+            self.send_body(body)
+        self.finish()
+
+    def lose(self, retriable: bool = False, detail: str = "") -> None:
+        """Close the connection; `retriable` if no byte of an answer was sent."""
+        exchange, self._exchange = self.exchange, None
+        exchange.upstream_lost(UpstreamFailed("the service closed the connection", detail=detail), retriable)
+
+    def fill(self) -> None:
+        """Take no more of the request's body."""
+        self.exchange.upstream_full()
+
+    def drain(self) -> None:
+        """Take more of the request's body."""
+        self.exchange.upstream_drained()
+
+
+@attrs.define(eq=False)
+class Connecting:
+    """A connection that an exchange asked a `ScriptedUpstream` to open."""
+
+    endpoint: EndpointState
+    timeout: float
+    exchange: Exchange
+    cancelled: bool = False
+
+
+class ScriptedUpstream:
+    """An `interfaces.UpstreamClient` that connects to a test: which says what comes of each attempt.
+
+    `connections` are all that ever carried a request, in order.
+    """
+
+    def __init__(self) -> None:
+        self.connecting: list[Connecting] = []
+        """What waits for `accept` or `refuse`, the longest first."""
+        self.connections: list[ScriptedConnection] = []
+        self._idle: list[ScriptedConnection] = []
+
+    def __repr__(self) -> str:
+        return f"<ScriptedUpstream: {len(self.connecting)} connecting, {len(self._idle)} idle>"
+
+    def checkout(self, endpoint: EndpointState) -> ScriptedConnection | None:
+        """An idle connection that `keep` put here."""
+        for connection in self._idle:
+            if connection.endpoint is endpoint:
+                self._idle.remove(connection)
+                self.connections.append(connection)
+                return connection
+        return None
+
+    def open(self, endpoint: EndpointState, timeout: float, exchange: Exchange) -> Callable[[], None]:
+        """Wait for `accept` or `refuse`."""
+        attempt = Connecting(endpoint, timeout, exchange)
+        self.connecting.append(attempt)
+
+        def cancel() -> None:
+            attempt.cancelled = True
+            if attempt in self.connecting:
+                self.connecting.remove(attempt)
+
+        return cancel
+
+    def accept(self) -> ScriptedConnection:
+        """Let the longest waiting attempt connect; returns the connection, which has the request."""
+        attempt = self._next()
+        connection = ScriptedConnection(attempt.endpoint)
+        self.connections.append(connection)
+        attempt.exchange.connected(connection)
+        return connection
+
+    def refuse(self, error: ProxyError | None = None) -> EndpointState:
+        """Let the longest waiting attempt fail; returns where it wanted to go."""
+        attempt = self._next()
+        attempt.exchange.connect_failed(
+            error or UpstreamFailed("no instance of the service could be reached", detail="refused")
+        )
+        return attempt.endpoint
+
+    def _next(self) -> Connecting:
+        if not self.connecting:
+            raise AssertionError("nobody wants to connect")
+        return self.connecting.pop(0)
+
+    def keep(self, endpoint: EndpointState) -> ScriptedConnection:
+        """Put an idle connection where the next exchange with this endpoint finds it."""
+        connection = ScriptedConnection(endpoint, reused=True)
+        self._idle.append(connection)
+        return connection
+
+
+class RecordingDownstream:
+    """An `interfaces.Downstream` that keeps what the exchange told it, and insists on the order.
+
+    `refused` is the status and message of a refusal; `request_paused` that its body is to wait.
+    """
+
+    def __init__(self) -> None:
+        self.interims: list[ResponseHead] = []
+        self.head: ResponseHead | None = None
+        self.body = b""
+        self.trailers: Headers | None = None
+        """The trailers of an answer that is complete, else None."""
+        self.refused: tuple[int, str] | None = None
+        self.aborted = False
+        self.request_paused = False
+
+    def __repr__(self) -> str:
+        status = self.head.status if self.head else "no head"
+        return f"<RecordingDownstream: {status}, {len(self.body)} bytes, over: {self.over}>"
+
+    @property
+    def over(self) -> bool:
+        """Whether the last call has come."""
+        return self.aborted or self.refused is not None or self.trailers is not None
+
+    def _check(self, head_came: bool) -> None:
+        if self.over or (self.head is not None) is not head_came:
+            raise AssertionError(f"out of order: {self!r}")
+
+    def inform(self, head: ResponseHead) -> None:
+        """Keep a 1xx answer."""
+        self._check(False)
+        self.interims.append(head)
+
+    def respond(self, head: ResponseHead) -> None:
+        """Keep the head."""
+        self._check(False)
+        self.head = head
+
+    def write(self, data: bytes) -> None:
+        """Keep a piece of the body."""
+        self._check(True)
+        self.body += data
+
+    def end(self, trailers: Headers) -> None:
+        """Keep the trailers."""
+        self._check(True)
+        self.trailers = list(trailers)
+
+    def abort(self) -> None:
+        """Set `aborted`."""
+        self._check(True)
+        self.aborted = True
+
+    def refuse(self, status: int, message: str) -> None:
+        """Keep the refusal."""
+        self._check(False)
+        self.refused = status, message
+
+    def pause_request(self) -> None:
+        """Set `request_paused`."""
+        self.request_paused = True
+
+    def resume_request(self) -> None:
+        """Clear `request_paused`."""
+        self.request_paused = False
