@@ -161,7 +161,11 @@ class Exchange:
         if request.expects_continue:
             headers = [*headers, (b"Expect", b"100-continue")]
             self._continue_call = self._exchanges.clock.callLater(CONTINUE_AFTER, self._continue_unasked)
-        target = endpoint.address.path.encode("ascii") + request.target if endpoint.address.path else request.target
+        target = (
+            endpoint.address.path.encode("ascii") + request.target
+            if endpoint.address.path
+            else request.target
+        )
         head = request_bytes(request.method, target, headers, request.body)
         connection.send(self, request.method, head, request.body == CHUNKED)
         if request.body > 0 or request.body == CHUNKED:
@@ -252,6 +256,11 @@ class Exchange:
         self._progress = True
         self.bytes_out += len(data)
         self._downstream.write(data)
+
+    def read_ended(self) -> None:
+        """All that was at hand of the answer has been told; there may be more later."""
+        if self.state is State.RELAYING:
+            self._downstream.flush()
 
     def answer_ended(self, trailers: Headers) -> None:
         """The answer is complete."""

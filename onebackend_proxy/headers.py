@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 import attrs
 
-from .errors import BadRequest, ExpectationFailed, HeadTooLarge, MethodNotAllowed, NotImplementedHere, UpstreamFailed
+from .errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadTooLarge,
+    MethodNotAllowed,
+    NotImplementedHere,
+    UpstreamFailed,
+)
 from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead
 
 MAX_FIELDS = 128
@@ -72,7 +79,9 @@ _NOT_IN_TRAILERS = frozenset(
     )
 )
 # What `Connection` may name without effect: framing and routing never leave because a client says so.
-_NEVER_STRIPPED = frozenset((b"close", b"keep-alive", b"te", b"host", b"content-length", b"transfer-encoding"))
+_NEVER_STRIPPED = frozenset(
+    (b"close", b"keep-alive", b"te", b"host", b"content-length", b"transfer-encoding")
+)
 _VIA = b"1.1 onebackend-proxy"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -140,9 +149,9 @@ def prepare_request(
         rule = _REQUEST_RULES.get(name.lower())
         if rule is None:
             # CGI and WSGI cannot tell X_Forwarded_For from X-Forwarded-For: as nginx, drop such names.
-            if b"_" not in name and name[:12].lower() != b"x-forwarded-":
-                kept.append((name, value))
-            elif peer.trusted and b"_" not in name:
+            if (b"_" not in name and name[:12].lower() != b"x-forwarded-") or (
+                peer.trusted and b"_" not in name
+            ):
                 kept.append((name, value))
         elif rule >= _FORWARDED:
             if peer.trusted:
@@ -186,6 +195,8 @@ def prepare_request(
 
 def _without_named(headers: Headers, connection: bytes) -> Headers:
     """Drop the fields that `Connection` names (RFC 9110, 7.6.1)."""
+    if connection in (b"keep-alive", b"close", b"Keep-Alive", b"Close"):
+        return headers
     named = {token.strip().lower() for token in connection.split(b",")} - _NEVER_STRIPPED
     named.discard(b"")
     return [field for field in headers if field[0].lower() not in named] if named else headers

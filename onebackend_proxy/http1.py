@@ -58,6 +58,11 @@ def response_bytes(head: ResponseHead, http10: bool, close: bool) -> tuple[bytes
     return b"%b%b%b\r\n" % (_status_line(head.status, head.reason), _fields(head.headers), tail), chunked
 
 
+def interim_bytes(head: ResponseHead) -> bytes:
+    """A 1xx answer."""
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, _fields(head.headers))
+
+
 def chunk(data: bytes) -> bytes:
     """`data` (not empty) as one chunk (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
@@ -123,9 +128,7 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            raise UpstreamFailed(
-                NOT_HTTP, detail="switched protocols unasked"
-            ) from None
+            raise UpstreamFailed(NOT_HTTP, detail="switched protocols unasked") from None
         except HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, ProxyError):

@@ -172,10 +172,13 @@ class Downstream(Protocol):
         """Send a 1xx answer, where the client's protocol has them."""
 
     def respond(self, head: ResponseHead) -> None:
-        """Send the answer's head; it may be held until the first piece of the body."""
+        """Send the answer's head; it may be held until `flush` or `end`."""
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the answer's body, not empty."""
+        """Send a piece of the answer's body, not empty; it may be held until `flush` or `end`."""
+
+    def flush(self) -> None:
+        """Nothing more is at hand for now: let go of what was held."""
 
     def end(self, trailers: Headers) -> None:
         """The answer is complete."""

@@ -124,9 +124,7 @@ SETTINGS = (
         _networks,
     ),
     _Setting("access-log", "OB_PROXY_ACCESS_LOG", "File, or - for standard output. [default: -]", str),
-    _Setting(
-        "access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format
-    ),
+    _Setting("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format),
     _Setting(
         "open-registration",
         "OB_PROXY_OPEN_REGISTRATION",
@@ -184,12 +182,12 @@ class Options(usage.Options):
         "1Backend's Proxy Svc: one front door for services. Each option has a variable, OB_PROXY_ and its"
         " name in capitals where 1Backend has none already; the option wins."
     )
-    optParameters = [  # noqa: RUF012 (twisted's way)
+    optParameters = [
         [setting.option, None, None, f"{setting.help} ({setting.variable})"]
         for setting in SETTINGS
         if not setting.flag and not setting.repeatable
     ]
-    optFlags = [  # noqa: RUF012
+    optFlags = [
         [setting.option, None, f"{setting.help} ({setting.variable}=true)"]
         for setting in SETTINGS
         if setting.flag
@@ -201,7 +199,7 @@ class Options(usage.Options):
         self["listen"] = []
 
     def opt_listen(self, text: str) -> None:
-        """Endpoint of the service side, repeatable. [default: tcp:11337:interface=127.0.0.1] (OB_PROXY_LISTEN)"""
+        """Endpoint of the service side, repeatable [default: tcp:11337:interface=127.0.0.1]"""
         self["listen"].append(text)
 
     def parseOptions(self, options: Any = None) -> None:

@@ -128,8 +128,7 @@ class ListeningService(Service):
         # Out here: a Deferred would swallow the exit.
         for text, failure in failures:
             error = failure.value
-            known = isinstance(error, CannotListenError)
-            reason = str(error.socketError) if known else failure.getErrorMessage()
+            reason = str(error.socketError) if isinstance(error, CannotListenError) else str(error)
             refuse_to_start(f"--listen {text}: {reason}")
 
     def _opened(self, port: Any) -> None:
@@ -167,7 +166,9 @@ class ListeningService(Service):
         super().stopService()
         stopping = [port.stopListening() or succeed(None) for port in self._ports]
         self._ports = []
-        return gatherResults([*stopping, self.site.drain(GRACE)]).addCallback(lambda _: self._access_log.close())
+        return gatherResults([*stopping, self.site.drain(GRACE)]).addCallback(
+            lambda _: self._access_log.close()
+        )
 
 
 def _shown(port: IListeningPort) -> str:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -99,9 +99,9 @@ class AccessLog:
         if self._path == "-":
             # twistd redirects sys.stdout into its own log.
             assert sys.__stdout__ is not None
-            return sys.__stdout__.buffer
+            return cast(BinaryIO, sys.__stdout__.buffer)
         try:
-            return open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open, closed in close)
+            return open(self._path, "ab", buffering=0)
         except OSError as error:
             raise SettingError(f"--access-log: cannot write {self._path}: {error.strerror}") from None
 
@@ -129,7 +129,9 @@ class AccessLog:
             self._file.flush()
         except (OSError, ValueError) as error:
             if not self.dropped:
-                self._log.error("the access log cannot be written, lines are dropped: {error}", error=str(error))
+                self._log.error(
+                    "the access log cannot be written, lines are dropped: {error}", error=str(error)
+                )
             self.dropped += len(lines)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from ..errors import error_body
 from ..exchange import Exchange
-from ..http1 import chunk, last_chunk, response_bytes
+from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import Headers, ResponseHead
 
 if TYPE_CHECKING:
@@ -44,14 +44,11 @@ _REASONS = {
 }
 
 
-@implementer(IPushProducer)
 class RequestDownstream:
-    """What both ways of answering share: back-pressure, and refusing with JSON."""
+    """What both ways of answering share: refusing with JSON."""
 
     exchange: Exchange | None = None
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    _request: Any
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
@@ -73,68 +70,62 @@ class RequestDownstream:
             self.write(body)
         self.end([])
 
-    def _take_part(self) -> None:
-        """Hear of the client's transport filling up; it may be full already with the answer before."""
-        self._request.registerProducer(self, True)
-        if getattr(self._request.channel, "_waitingForTransport", False):
-            self.pauseProducing()
-
-    def pauseProducing(self) -> None:
-        """The client does not keep up."""
-        if self.exchange is not None:
-            self.exchange.client_full()
-
-    def resumeProducing(self) -> None:
-        """The client takes more."""
-        if self.exchange is not None:
-            self.exchange.client_drained()
-
-    def stopProducing(self) -> None:
-        """The client's transport will send nothing more; that it is gone is told separately."""
-
 
 class ChannelDownstream(RequestDownstream):
-    """Writes bytes straight to our own HTTP/1.1 channel: the way that costs least."""
+    """Writes bytes straight to our own HTTP/1.1 channel: the way that costs least.
+
+    What one read from the upstream brings leaves in one write, at `flush`. The channel tells the exchange
+    itself when the client does not keep up.
+    """
 
     _request: ProxyRequest
     _chunked = False
 
+    def __init__(self, request: ProxyRequest) -> None:
+        self._request = request
+        self._out: list[bytes] = []
+
     def inform(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`; HTTP/1.0 has no 1xx (RFC 9110, 15.2)."""
-        request = self._request
-        if request.clientproto == b"HTTP/1.1":
-            request.channel.write(b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason))
-            request.channel.write(b"".join([b"%b: %b\r\n" % field for field in head.headers]) + b"\r\n")
+        if self._request.clientproto == b"HTTP/1.1":
+            self._request.channel.write(interim_bytes(head))
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
         request = self._request
         channel = request.channel
-        if channel.site.closing or not request.complete:
-            # The rest of a body that nobody reads any more cannot be told from a next request.
-            channel.persistent = False
         http10 = request.clientproto != b"HTTP/1.1"
-        if http10:
+        if http10 or not request.complete or channel.site.closing:
+            # The rest of a body that nobody reads any more cannot be told from a next request.
             channel.persistent = False
         if not head.dated:
             head.headers.append((b"Date", channel.site.date()))
         data, self._chunked = response_bytes(head, http10, not channel.persistent)
         request.code = head.status
         request.startedWriting = 1
-        self._take_part()
-        channel.write(data)
+        self._out.append(data)
+        if channel.full and self.exchange is not None:
+            # Full already, with the answer before this one.
+            self.exchange.client_full()
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
         self._request.sentLength += len(data)
-        self._request.channel.write(chunk(data) if self._chunked else data)
+        self._out.append(chunk(data) if self._chunked else data)
+
+    def flush(self) -> None:
+        """See `interfaces.Downstream`."""
+        out = self._out
+        if out:
+            self._out = []
+            self._request.channel.write(b"".join(out) if len(out) > 1 else out[0])
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`."""
         request = self._request
         if self._chunked:
-            request.channel.write(last_chunk(trailers))
-        request.unregisterProducer()
+            self._out.append(last_chunk(trailers))
+        self.flush()
         if not request.complete:
             request.channel.linger()
         request.finish()
@@ -152,6 +143,7 @@ class ChannelDownstream(RequestDownstream):
         self._request.channel.transport.resumeProducing()
 
 
+@implementer(IPushProducer)
 class ResourceDownstream(RequestDownstream):
     """Answers through any twisted.web request: another program's Site, its encoders, HTTP/2.
 
@@ -165,7 +157,7 @@ class ResourceDownstream(RequestDownstream):
     _over = False
 
     def __init__(self, request: Request) -> None:
-        super().__init__(request)
+        self._request: Any = request
         request.notifyFinish().addErrback(self._gone)
 
     def _gone(self, reason: object) -> None:
@@ -191,12 +183,11 @@ class ResourceDownstream(RequestDownstream):
         channel = self._request.channel
         inner = getattr(channel, "_channel", channel)
         if isinstance(inner, HTTPChannel) and self._request.clientproto == b"HTTP/1.1":
-            fields = b"".join([b"%b: %b\r\n" % field for field in head.headers])
-            channel.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, fields))
+            channel.write(interim_bytes(head))
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
-        request: Any = self._request
+        request = self._request
         request.setResponseCode(head.status, head.reason)
         web_headers = WebHeaders()
         for name, value in head.headers:
@@ -206,12 +197,17 @@ class ResourceDownstream(RequestDownstream):
         request.responseHeaders = web_headers
         # An answer without a type stays without one.
         request.defaultContentType = None
-        self._take_part()
+        request.registerProducer(self, True)
+        if getattr(request.channel, "_waitingForTransport", False):
+            self.pauseProducing()
         request.write(b"")
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
         self._request.write(data)
+
+    def flush(self) -> None:
+        """See `interfaces.Downstream`: twisted.web holds nothing back."""
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`; twisted.web cannot send trailers."""
@@ -222,7 +218,7 @@ class ResourceDownstream(RequestDownstream):
     def abort(self) -> None:
         """See `interfaces.Downstream`."""
         self._over = True
-        channel: Any = self._request.channel
+        channel = self._request.channel
         stream_abort = getattr(channel, "abortConnection", None)
         if stream_abort is not None:
             stream_abort()
@@ -237,3 +233,16 @@ class ResourceDownstream(RequestDownstream):
         """See `interfaces.Downstream`."""
         self._paused = False
         self.feed()
+
+    def pauseProducing(self) -> None:
+        """The client does not keep up."""
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def resumeProducing(self) -> None:
+        """The client takes more."""
+        if self.exchange is not None:
+            self.exchange.client_drained()
+
+    def stopProducing(self) -> None:
+        """The client's transport will send nothing more; that it is gone is told separately."""

@@ -32,7 +32,7 @@ class Desk:
     log: Logger = attrs.field(factory=Logger)
 
 
-def relay(request: Request, target: bytes, upstream: Callable[[], Upstream], desk: Desk) -> None:
+def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: Desk) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
     streamed = isinstance(request, ProxyRequest) and request.site.owns(request)
     downstream: RequestDownstream

@@ -9,20 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http import Request as PlainRequest
 from twisted.web.resource import IResource
-from twisted.web.server import Request, Site, unquote
+from twisted.web.server import Request, Site
 
 from ..errors import (
     BadRequest,
     ContentTooLarge,
     HeadTooLarge,
     ProxyError,
+    RequestTimeout,
     TargetTooLong,
     answer_for,
     error_body,
@@ -31,6 +34,7 @@ from ..exchange import Exchange
 from ..headers import MAX_FIELDS, Network, Peer, origin_form
 from ..http1 import response_bytes
 from ..messages import Headers
+from ..transports import send_at_once
 from .answers import error_head
 from .peers import peer_of
 
@@ -40,6 +44,8 @@ MAX_BUFFERED = 1024 * 1024
 """Bytes of a request body that a resource which does not stream may get (the API's limit)."""
 IDLE = 75.0
 """Seconds a client connection may be idle."""
+HEAD_SECONDS = 30
+"""Seconds that a request's head may take."""
 LINGER = 2.0
 """Seconds we go on reading after an answer that came before the end of its request."""
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
@@ -144,7 +150,7 @@ class ProxyRequest(Request):
         """twisted.web's hook: the client is gone."""
         if self.exchange is not None:
             self.exchange.client_gone()
-        self.site = self.channel.site if self.channel is not None else self.site
+        self.site = self.channel.site
         if self.site.on_request_end is not None and not self.finished:
             self.site.on_request_end(self)
         super().connectionLost(reason)
@@ -157,17 +163,25 @@ class ProxyChannel(HTTPChannel):
     totalHeadersSize = MAX_HEAD
     MAX_LENGTH = MAX_HEAD
     site: ProxySite
+    transport: Any
+    timeOut: Any
+    _networkProducer: Any
     requests: list[ProxyRequest]
+    full = False
     _peer: Peer | None = None
     _lingering = False
+    _quiet_since = 0
+    _heads = 0
+    _head_watched = (-1, 0)
     _trailers: Headers
 
     def connectionMade(self) -> None:
         """Be known to the site while the connection lasts."""
+        self.site.channel_opened(self)
+        send_at_once(self.transport)
         super().connectionMade()
-        self.site.channels.add(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone."""
         super().connectionLost(reason)
         self.site.channel_closed(self)
@@ -183,8 +197,48 @@ class ProxyChannel(HTTPChannel):
         """Whether no request is under way."""
         return not self.requests
 
+    # Time-outs are looked at once a second by the site; twisted.web's own make and cancel a timer per read.
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """twisted.web's hook: be closed after so many seconds without a byte."""
+        before: float | None = self.timeOut
+        self.timeOut = period
+        self._quiet_since = self.site.ticks
+        return before
+
+    def resetTimeout(self) -> None:
+        """twisted.web's hook: a byte came."""
+        self._quiet_since = self.site.ticks
+
+    def tick(self, now: int) -> None:
+        """A second has passed: close what is quiet for too long, refuse a head that takes too long."""
+        if self.timeOut is not None and now - self._quiet_since >= self.timeOut:
+            self.timeoutConnection()
+        elif self.line_mode and (self._buffer or self.requests) and not self._lingering:
+            if self._head_watched[0] != self._heads:
+                self._head_watched = (self._heads, now)
+            elif now - self._head_watched[1] >= HEAD_SECONDS:
+                self._refuse_head(RequestTimeout(f"the head took over {HEAD_SECONDS} s to arrive"))
+
+    # Back-pressure, straight to the exchange: nothing to register and unregister for each request.
+
+    def pauseProducing(self) -> None:
+        """The transport's hook: the client does not keep up."""
+        self.full = True
+        super().pauseProducing()
+        if self.requests and self.requests[0].exchange is not None:
+            self.requests[0].exchange.client_full()
+
+    def resumeProducing(self) -> None:
+        """The transport's hook: the client takes more."""
+        self.full = False
+        super().resumeProducing()
+        if self.requests and self.requests[0].exchange is not None:
+            self.requests[0].exchange.client_drained()
+
     def allHeadersReceived(self) -> None:
         """twisted.web's hook: a head is complete."""
+        self._heads += 1
         request = self.requests[-1]
         has_body = self.length != 0
         self._trailers = []
@@ -276,16 +330,18 @@ class ProxyChannel(HTTPChannel):
         self.persistent = False
         self._lingering = True
         # On the instance, so that a line costs nothing extra where nobody lingers.
-        self.lineReceived = self.rawDataReceived = lambda data: None  # type: ignore[method-assign]
+        self.lineReceived = lambda line: None  # type: ignore[method-assign]
+        self.rawDataReceived = lambda data: None  # type: ignore[method-assign]
 
     def loseConnection(self) -> None:
         """twisted.web's hook: close when all is sent."""
-        transport = self.transport
-        if self._lingering and IHalfCloseableDescriptor.providedBy(transport):
+        transport: Any = self.transport
+        # Half a close is for TCP alone: under TLS it would look like a truncation.
+        if self._lingering and ITCPTransport.providedBy(transport) and not self.isSecure():
             self._networkProducer.unregisterProducer()
             self.setTimeout(None)
             transport.loseWriteConnection()
-            transport.resumeProducing()
+            self._networkProducer.resumeProducing()
             if self._abortingCall is None:
                 self._abortingCall = self.callLater(LINGER, self._stop_lingering)
         else:
@@ -328,6 +384,8 @@ class ProxySite(Site):
         super().__init__(resource, timeout=IDLE, reactor=reactor, parsePOSTFormSubmission=False)
         self.on_request_end = on_request_end
         self.channels: set[ProxyChannel] = set()
+        self.ticks = 0
+        self._tick_call: IDelayedCall | None = None
         self.closing = False
         self._drained: Deferred[None] | None = None
         self._date = (0, b"")
@@ -372,6 +430,20 @@ class ProxySite(Site):
         """Close all connections now."""
         for channel in list(self.channels):
             channel.transport.abortConnection()
+
+    def channel_opened(self, channel: ProxyChannel) -> None:
+        """A connection began."""
+        self.channels.add(channel)
+        if self._tick_call is None:
+            self._tick_call = self.reactor.callLater(1.0, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_call = None
+        self.ticks += 1
+        for channel in list(self.channels):
+            channel.tick(self.ticks)
+        if self.channels:
+            self._tick_call = self.reactor.callLater(1.0, self._tick)
 
     def channel_closed(self, channel: ProxyChannel) -> None:
         """A connection ended."""

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.error import ConnectingCancelledError, DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Client
 from twisted.python.failure import Failure
 
 from ..addresses import Address
@@ -59,15 +61,16 @@ class Http1Client:
     def open(self, endpoint: EndpointState, timeout: float, exchange: Exchange) -> Callable[[], None]:
         """See `interfaces.UpstreamClient`."""
         factory = _Connections(lambda: UpstreamConnection(endpoint, self._keep, self._forget))
-        connecting: Deferred[IProtocol] = self._endpoint_for(self._reactor, endpoint.address, timeout).connect(
-            factory
-        )
-        # A name with many addresses, or a TLS handshake, may take many time-outs: this is the one that counts.
+        connecting: Deferred[IProtocol] = self._endpoint_for(
+            self._reactor, endpoint.address, timeout
+        ).connect(factory)
+        # A name with many addresses, or a TLS handshake, may take many time-outs: this one counts.
         late = self._reactor.callLater(timeout, connecting.cancel)
         wanted = True
 
         def opened(connection: IProtocol) -> None:
             assert isinstance(connection, UpstreamConnection)
+            _unwrap(connection)
             if wanted:
                 exchange.connected(connection)
             else:
@@ -116,6 +119,13 @@ class Http1Client:
             self._round = None
         for connection in self.pool.clear():
             connection.close()
+
+
+def _unwrap(connection: UpstreamConnection) -> None:
+    """Take the endpoint's wrapper, which has done its work, off the way of every read."""
+    transport: Any = connection.transport
+    if isinstance(transport, Client) and isinstance(transport.protocol, _WrappingProtocol):
+        transport.protocol = connection
 
 
 def _connect_error(endpoint: EndpointState, failure: Failure, timeout: float) -> ProxyError:

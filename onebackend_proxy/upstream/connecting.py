@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -23,14 +23,10 @@ def endpoint_for(reactor: Any, address: Address, timeout: float) -> IStreamClien
     https is verified against the system's roots and the address's host by service-identity (RFC 6125).
     `reactor` provides IReactorTCP and IReactorPluggableNameResolver.
     """
-    try:
-        version = ipaddress.ip_address(address.host).version
-    except ValueError:
-        version = 0
     endpoint: IStreamClientEndpoint
-    if version == 4:
+    if isIPAddress(address.host):
         endpoint = TCP4ClientEndpoint(reactor, address.host, address.port, timeout)
-    elif version == 6:
+    elif isIPv6Address(address.host):
         endpoint = TCP6ClientEndpoint(reactor, address.host, address.port, timeout)
     else:
         endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout)

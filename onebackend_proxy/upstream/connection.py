@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
@@ -16,6 +16,7 @@ from ..errors import ProxyError, UpstreamFailed
 from ..exchange import Exchange
 from ..http1 import ResponseReader, chunk, last_chunk
 from ..messages import Headers, ResponseHead
+from ..transports import send_at_once
 
 CLOSED = "the service closed the connection before it had answered"
 
@@ -27,6 +28,9 @@ class UpstreamConnection(ResponseReader, Protocol):
     `released` is called with the connection when it is whole and free for another request, `lost` when
     it closed while nobody had it.
     """
+
+    # TCP, or TLS over it; twisted's types know neither's part in back-pressure.
+    transport: Any
 
     def __init__(
         self,
@@ -54,14 +58,10 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def connectionMade(self) -> None:
         """Take part in the transport's back-pressure."""
-        transport = self._transport()
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        transport.registerProducer(self, True)
-
-    def _transport(self) -> ITCPTransport:
-        # Twisted types it as ITransport; what connects here is TCP or TLS over it.
-        return cast(ITCPTransport, self.transport)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        send_at_once(self.transport)
+        self.transport.registerProducer(self, True)
 
     # What the exchange says.
 
@@ -73,40 +73,40 @@ class UpstreamConnection(ResponseReader, Protocol):
         self._answered = False
         self._silent = True
         self.expect_answer(method)
-        self._transport().write(head)
+        self.transport.write(head)
         if self._full:
             exchange.upstream_full()
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Connection`."""
-        self._transport().write(chunk(data) if self._chunked else data)
+        self.transport.write(chunk(data) if self._chunked else data)
 
     def end_request(self, trailers: Headers) -> None:
         """See `interfaces.Connection`."""
         if self._chunked:
-            self._transport().write(last_chunk(trailers))
+            self.transport.write(last_chunk(trailers))
         self._request_sent = True
 
     def pause(self) -> None:
         """See `interfaces.Connection`."""
         if not self._paused:
             self._paused = True
-            self._transport().pauseProducing()
+            self.transport.pauseProducing()
 
     def resume(self) -> None:
         """See `interfaces.Connection`."""
         if self._paused:
             self._paused = False
-            self._transport().resumeProducing()
+            self.transport.resumeProducing()
 
     def abort(self) -> None:
         """See `interfaces.Connection`."""
         self._exchange = None
-        self._transport().abortConnection()
+        self.transport.abortConnection()
 
     def close(self) -> None:
         """Close in order: nobody has it, and nothing is under way."""
-        self._transport().loseConnection()
+        self.transport.loseConnection()
 
     # What the transport says.
 
@@ -124,6 +124,8 @@ class UpstreamConnection(ResponseReader, Protocol):
             return
         if self._answered:
             self._release()
+        elif self._exchange is not None:
+            self._exchange.read_ended()
 
     def _broke(self, error: ProxyError) -> None:
         exchange = self._exchange
