@@ -17,12 +17,15 @@ from .errors import (
     HeadTooLarge,
     MethodNotAllowed,
     NotImplementedHere,
+    TargetTooLong,
     UpstreamFailed,
 )
 from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead
 
 MAX_FIELDS = 128
 """Field lines in a request; more are answered with 431."""
+MAX_TARGET = 16 * 1024
+"""Bytes of a request target; more are answered with 414."""
 
 NOT_HTTP = "the service's answer was not valid HTTP"
 
@@ -218,6 +221,8 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
 
     The authority of an absolute target replaces Host (RFC 9112, 3.2.2). Raises `errors.BadRequest`.
     """
+    if len(target) > MAX_TARGET:
+        raise TargetTooLong(f"the request target is over {MAX_TARGET} bytes")
     if not _TARGET.fullmatch(target):
         raise BadRequest("the request target has a character that no URL may hold")
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):

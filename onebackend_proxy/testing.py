@@ -277,10 +277,12 @@ class ScriptedConnection:
     def respond(self, status: int = 200, *fields: tuple[bytes, bytes], reason: bytes = b"OK") -> None:
         """Send the head of an answer; its fields say how its body is framed, as they do on the wire."""
         self.exchange.head_received(prepare_response(self.method, True, status, reason, [*fields]))
+        self.exchange.read_ended()
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the answer's body."""
         self.exchange.body_received(data)
+        self.exchange.read_ended()
 
     def finish(self, *trailers: tuple[bytes, bytes]) -> None:
         """Complete the answer."""
@@ -425,6 +427,9 @@ class RecordingDownstream:
         """Keep a piece of the body."""
         self._check(True)
         self.body += data
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
 
     def end(self, trailers: Headers) -> None:
         """Keep the trailers."""

@@ -71,7 +71,7 @@ class ProxyRequest(Request):
             self.began = self.site.reactor.seconds()
         try:
             self.uri, authority = origin_form(method, target)
-        except BadRequest as error:
+        except ProxyError as error:
             self._refusal = error
             return
         if authority:
