@@ -71,8 +71,10 @@ def test_oo_is_installed_as_a_command(wheel, tmp_path):
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False, system_site_packages=False)
     python = environment / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
-    done = subprocess.run([*install, str(wheel)], capture_output=True, text=True, timeout=300)
+    # -I: pip must not take the checkout, which PYTHONPATH names in tests, for an installed package.
+    install = [sys.executable, "-I", "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([*install, str(wheel)], env=clean, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     # Its dependencies are those of the environment the tests run in.
     dependencies = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
