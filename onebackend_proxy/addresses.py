@@ -16,6 +16,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _UNFIT = re.compile(r"[\x00-\x20\x7f-\x9f\"<>\\^`{|}]")
+_LITERAL = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\](?::.*)?")
 MAX_SLUG = 64
 MAX_URL = 2048
 
@@ -59,14 +60,16 @@ def canonical_host(text: str) -> str:
 
     Raises `ValueError` that says what is wrong. International names become A-labels (RFC 5891).
     """
-    host = text.strip().rstrip(".") if not text.endswith("..") else text
+    host = text.strip().removesuffix(".")
     if not host:
         raise ValueError("the host is empty")
     if host.startswith("[") and host.endswith("]"):
         try:
-            return ipaddress.IPv6Address(host[1:-1]).compressed
+            # A zone (RFC 6874) means something on one machine only, and Python lets any character into it.
+            address = ipaddress.IPv6Address("" if "%" in host else host[1:-1])
         except ValueError:
             raise ValueError(f"{host!r} is not an IPv6 address") from None
+        return address.compressed
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
@@ -90,11 +93,17 @@ def _split(text: str) -> tuple[SplitResult, int | None]:
     unfit = _UNFIT.search(text)
     if unfit:
         raise ValueError(f"has a character that no URL may hold: {unfit.group()!r}")
+    # The library's own messages repeat what may be a password: ``http://user:pass/word@host``.
     try:
         parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("is not a URL: its host is none") from None
+    if "[" in parts.netloc and not _LITERAL.fullmatch(parts.netloc.rpartition("@")[2]):
+        raise ValueError("is not a URL: what stands in brackets is not an IPv6 address")
+    try:
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"not a URL: {error}") from None
+    except ValueError:
+        raise ValueError("is not a URL: its port is not a number up to 65535") from None
     return parts, port
 
 

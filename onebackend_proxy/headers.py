@@ -29,10 +29,17 @@ MAX_TARGET = 16 * 1024
 
 NOT_HTTP = "the service's answer was not valid HTTP"
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]*)|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[\x21-\x22\x24-\x7e]+")
+
+# Those that the HTTP/1.1 parser of the fast plane knows: both planes serve the same ones.
+_METHODS = frozenset(
+    b"ACL BIND CHECKOUT CONNECT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE"
+    b" NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE"
+    b" UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
+)
 
 # What the request pass does with a name; any other name is kept.
 _DROP, _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TE, _FORWARDED, _REAL_IP, _ID = range(10)
@@ -121,13 +128,20 @@ def is_trusted(ip: bytes, networks: Sequence[Network]) -> bool:
     """Whether the address lies in one of the trusted proxies' networks."""
     if not networks:
         return False
-    try:
-        address = ipaddress.ip_address(ip.decode("ascii"))
-    except ValueError:
-        return False
+    address = _ip_address(ip)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    return any(address in network for network in networks)
+    return address is not None and any(address in network for network in networks)
+
+
+def _ip_address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    # Python takes any character at all in an IPv6 zone, and these addresses get into fields and logs.
+    if b"%" in text:
+        return None
+    try:
+        return ipaddress.ip_address(text.decode("ascii"))
+    except ValueError:
+        return None
 
 
 def prepare_request(
@@ -138,6 +152,8 @@ def prepare_request(
     Raises the `errors.ProxyError` with the status that answers it (RFC 9112, 3 and 6.3).
     """
     method = head.method
+    if method not in _METHODS:
+        raise NotImplementedHere("the request method is not one of HTTP's")
     if method in (b"CONNECT", b"TRACE"):
         raise MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
     if len(head.headers) > MAX_FIELDS:
@@ -184,9 +200,9 @@ def prepare_request(
     if forwarded:
         client_ip, request_id = _believed(kept, peer, forwarded, trusted, request_id)
     kept += (
-        (b"X-Forwarded-For", forwarded[_XFF] + b", " + peer.ip if _XFF in forwarded else peer.ip),
-        (b"X-Forwarded-Proto", forwarded.get(_XFP, peer.scheme)),
-        (b"X-Forwarded-Host", forwarded.get(_XFH, host)),
+        (b"X-Forwarded-For", forwarded[_XFF] + b", " + peer.ip if forwarded.get(_XFF) else peer.ip),
+        (b"X-Forwarded-Proto", forwarded.get(_XFP) or peer.scheme),
+        (b"X-Forwarded-Host", forwarded.get(_XFH) or host),
         (b"X-Real-IP", client_ip),
         (b"X-Request-Id", request_id),
         (b"Via", _VIA),
@@ -210,10 +226,18 @@ def _target_and_host(head: RequestHead, hosts: list[bytes]) -> tuple[bytes, byte
     if len(hosts) != 1:
         raise BadRequest("more than one Host header" if hosts else "no Host header")
     host = hosts[0]
-    if not _HOST.fullmatch(host):
+    if not _is_authority(host):
         raise BadRequest("the Host header is not HOST or HOST:PORT")
     target, authority = origin_form(head.method, head.target)
     return target, authority or host
+
+
+def _is_authority(text: bytes) -> bool:
+    """Whether it is ``HOST`` or ``HOST:PORT``, with a port that there is."""
+    match = _HOST.fullmatch(text)
+    if match is None or (match[2] is not None and int(match[2]) > 65535):
+        return False
+    return match[1] is None or isinstance(_ip_address(match[1]), ipaddress.IPv6Address)
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
@@ -230,7 +254,7 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     absolute = _ABSOLUTE.fullmatch(target)
     if not absolute:
         raise BadRequest("the request target must begin with a slash")
-    if not _HOST.fullmatch(absolute[1]):
+    if not _is_authority(absolute[1]):
         raise BadRequest("the request target's authority is not HOST or HOST:PORT")
     path = absolute[2]
     return (path if path[:1] == b"/" else b"/" + path), absolute[1]
@@ -242,7 +266,11 @@ def _believed(
     """What a trusted proxy says of the client: its address and the request's id."""
     if _FORWARDED in forwarded:
         kept.append((b"Forwarded", forwarded[_FORWARDED]))
-    client_ip = forwarded_client(forwarded.get(_XFF, b""), forwarded.get(_REAL_IP, peer.ip), trusted)
+    # Only a proxy that says nothing in X-Forwarded-For speaks by X-Real-IP: where there are both, the
+    # second may be what the client sent, passed on.
+    said_ip = b"" if _XFF in forwarded else forwarded.get(_REAL_IP, b"")
+    otherwise = peer.ip if _ip_address(said_ip) is None else said_ip
+    client_ip = forwarded_client(forwarded.get(_XFF, b""), otherwise, trusted)
     said = forwarded.get(_ID, b"")
     return client_ip, said if _REQUEST_ID.fullmatch(said) else request_id
 
@@ -256,9 +284,7 @@ def forwarded_client(forwarded_for: bytes, otherwise: bytes, trusted: Sequence[N
     client = otherwise
     for entry in reversed(forwarded_for.split(b",")):
         candidate = entry.strip()
-        try:
-            ipaddress.ip_address(candidate.decode("ascii"))
-        except ValueError:
+        if _ip_address(candidate) is None:
             break
         client = candidate
         if not is_trusted(candidate, trusted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from .errors import ProxyError, UpstreamFailed
@@ -15,6 +17,7 @@ MAX_QUIET = 64 * 1024
 MAX_INTERIM = 16
 """1xx answers before the final one."""
 
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
 
 
@@ -87,6 +90,7 @@ class ResponseReader:
     _reading_body = False
     _body = NO_BODY
     _renew = False
+    _start = b""
     _quiet = 0
     _interim = 0
 
@@ -121,10 +125,16 @@ class ResponseReader:
         self._awaiting = True
         self._interim = 0
         self._quiet = 0
+        self._start = b""
 
     def read(self, data: bytes) -> None:
         """Take bytes from the socket; raises `errors.UpstreamFailed` where they are not valid HTTP."""
         self._quiet += len(data)
+        if len(self._start) < 5 and self._awaiting:
+            # The parser takes RTSP and ICE for HTTP, and does not tell.
+            self._start = (self._start + data).lstrip(b"\r\n")[:5]
+            if not b"HTTP/".startswith(self._start):
+                raise UpstreamFailed(NOT_HTTP, detail=f"begins with {self._start!r}")
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -167,7 +177,8 @@ class ResponseReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Part of httptools' protocol; trailers come this way too, after the body."""
-        self._headers.append((name, value))
+        # The parser leaves the white space behind a value (RFC 9112, 5).
+        self._headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Part of httptools' protocol."""
@@ -176,6 +187,8 @@ class ResponseReader:
         version = parser.get_http_version()
         if version not in ("1.1", "1.0") or not 100 <= status <= 999 or status == 101:
             raise UpstreamFailed(NOT_HTTP, detail=f"HTTP/{version} {status}")
+        if not _REASON.fullmatch(self._reason):
+            raise UpstreamFailed(NOT_HTTP, detail=f"reason {self._reason!r}")
         raw = self._headers
         self._headers = []
         head = prepare_response(self._method, version == "1.1", status, self._reason, raw)

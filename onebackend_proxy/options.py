@@ -73,7 +73,12 @@ def _endpoints(text: str) -> tuple[str, ...]:
 
 
 def _folder(text: str) -> pathlib.Path:
-    return pathlib.Path(text).expanduser().absolute()
+    if not text:
+        raise ValueError("no folder is named")
+    try:
+        return pathlib.Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such home directory") from None
 
 
 def _networks(text: str) -> tuple[Network, ...]:

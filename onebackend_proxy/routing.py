@@ -81,10 +81,10 @@ def canonical_id(text: str) -> str:
     if not host:
         raise ValueError("begins with no host" if slash else "is empty")
     wildcard = "*." if host.startswith("*.") else ""
-    host = re.sub(r":[0-9]*$", "", host.removeprefix("*.")) if not host.endswith("]") else host
-    if wildcard and ("." not in host.strip(".") or host.endswith("]")):
-        raise ValueError("has a wildcard over a whole top-level domain")
+    host = re.sub(r":[0-9]*\Z", "", host.removeprefix("*.")) if not host.endswith("]") else host
     name = canonical_host(host)
+    if wildcard and ("." not in name or ":" in name):
+        raise ValueError("has a wildcard over a whole top-level domain")
     if ":" in name:
         name = f"[{name}]"
     path = (slash + prefix).rstrip("/")
@@ -107,20 +107,21 @@ T = TypeVar("T", bound=_HasId)
 class RouteTable(Generic[T]):
     """An immutable set of Routes (or Redirects); `match` finds the most specific one.
 
-    Lookups take time in the length of the path, not in the number of routes, and keep nothing.
+    Lookups take time in the length of the longest prefix, not in the number of routes, and keep nothing.
     """
 
-    __slots__ = ("_hosts", "_size")
+    __slots__ = ("_hosts", "_longest_prefix", "_size")
 
     def __init__(self, entries: Iterable[T] = ()) -> None:
         hosts: dict[str, dict[str, T]] = {}
-        size = 0
+        longest = 0
         for entry in entries:
             host, slash, prefix = entry.id.partition("/")
             hosts.setdefault(host, {})[slash + prefix] = entry
-            size += 1
+            longest = max(longest, len(slash + prefix))
         self._hosts: Mapping[str, Mapping[str, T]] = hosts
-        self._size = size
+        self._size = sum(map(len, hosts.values()))
+        self._longest_prefix = longest
 
     def __len__(self) -> int:
         return self._size
@@ -134,6 +135,11 @@ class RouteTable(Generic[T]):
         An exact host goes before ``*.`` one label up; within a host the longest prefix on segment
         boundaries wins.
         """
+        limit = self._longest_prefix
+        if len(path) > limit:
+            # Each try hashes what is left of the path: uncut, a long one would cost time in its square.
+            cut = path[: limit + 1]
+            path = cut[: cut.rfind("/") + 1]
         found = self._longest(self._hosts.get(host), path)
         if found is None:
             dot = host.find(".")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from json.encoder import encode_basestring_ascii
+from typing import BinaryIO, cast
 
+import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -16,61 +19,104 @@ from .site import ProxyRequest
 
 FLUSH_SECONDS = 1.0
 FLUSH_BYTES = 64 * 1024
-MAX_TARGET = 2048
-"""Characters of a target, a host or a field that are written; the rest is cut off."""
+MAX_TEXT = 2048
+"""Bytes of anything a client sent that are written; the rest is cut off."""
 
-Entry = dict[str, Any]
+_UNPRINTABLE = re.compile(rb'[^\x20-\x7e]|["\\]')
 
 
-def _text(value: bytes | None) -> str:
-    """What a client sent, as printable text: anything else stands as ``\\xNN``."""
-    return ascii(value[:MAX_TARGET])[2:-1] if value else ""
+@attrs.define
+class Entry:
+    """What is known of a request that was answered or given up: times in seconds, texts as sent."""
+
+    time: float
+    seconds: float
+    id: bytes
+    client: bytes
+    host: bytes
+    method: bytes
+    target: bytes
+    protocol: bytes
+    status: int
+    bytes_in: int
+    bytes_out: int
+    user_agent: bytes
+    referer: bytes
+    service: str
+    upstream: str
+    reason: str
 
 
 def entry_of(request: ProxyRequest, now: float) -> Entry:
-    """What is known of a request that was answered or given up, times in Unix seconds."""
-    exchange = request.exchange
+    """The entry of a request that ended `now`, in Unix seconds."""
     headers = request.requestHeaders
-    entry: Entry = {
-        "time": now,
-        "id": _text(exchange.request.request_id) if exchange else "",
-        "client": (
-            _text(exchange.request.client_ip) if exchange else getattr(request.getClientAddress(), "host", "")
-        ),
-        "host": _text((headers.getRawHeaders(b"Host") or [b""])[0]),
-        "method": _text(request.method),
-        "target": _text(request.uri),
-        "protocol": _text(request.clientproto),
-        "status": (exchange.status if exchange else 0) or request.code if request.startedWriting else 499,
-        "bytesIn": exchange.bytes_in if exchange else request.buffered,
-        "bytesOut": request.sentLength,
-        "milliseconds": round((now - request.began) * 1000, 1),
-        "userAgent": _text((headers.getRawHeaders(b"User-Agent") or [b""])[0]),
-        "referer": _text((headers.getRawHeaders(b"Referer") or [b""])[0]),
-    }
-    if exchange is not None:
-        entry["service"] = exchange.upstream.name
-        entry["upstream"] = exchange.endpoint.address.authority if exchange.endpoint else ""
-        if exchange.reason:
-            entry["reason"] = exchange.reason
-    return entry
+    exchange = request.exchange
+    agent = headers.getRawHeaders(b"User-Agent")
+    referer = headers.getRawHeaders(b"Referer")
+    # 499, as nginx has it: the client left before there was an answer.
+    status = request.code if request.startedWriting else 499
+    if exchange is None:
+        host = headers.getRawHeaders(b"Host")
+        client = getattr(request.getClientAddress(), "host", "").encode()
+        told = (b"", client, host[0] if host else b"")
+        received, service, upstream, reason = request.buffered, "", "", ""
+    else:
+        sent = exchange.request
+        told = (sent.request_id, sent.client_ip, sent.host)
+        received, service, reason = exchange.bytes_in, exchange.upstream.name, exchange.reason
+        upstream = exchange.endpoint.address.authority if exchange.endpoint else ""
+    return Entry(
+        now,
+        now - request.began,
+        *told,
+        request.method,
+        request.uri,
+        request.clientproto,
+        status,
+        received,
+        request.sentLength,
+        agent[0] if agent else b"",
+        referer[0] if referer else b"",
+        service,
+        upstream,
+        reason,
+    )
+
+
+def _json(text: bytes) -> str:
+    return encode_basestring_ascii(text[:MAX_TEXT].decode("latin-1"))
 
 
 def json_line(entry: Entry) -> str:
-    """One JSON object; the time is RFC 3339 in UTC."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(entry["time"]))
-    return json.dumps({**entry, "time": f"{stamp}.{int(entry['time'] * 1000) % 1000:03d}Z"})
+    """One JSON object; the time is RFC 3339 in UTC, a byte outside ASCII stands as ``\\u00NN``."""
+    reason = f', "reason": {encode_basestring_ascii(entry.reason)}' if entry.reason else ""
+    return (
+        f'{{"time": "{_utc(int(entry.time))}.{int(entry.time % 1 * 1000):03d}Z", "id": {_json(entry.id)},'
+        f' "client": {_json(entry.client)}, "host": {_json(entry.host)}, "method": {_json(entry.method)},'
+        f' "target": {_json(entry.target)}, "protocol": {_json(entry.protocol)},'
+        f' "service": "{entry.service}", "upstream": "{entry.upstream}", "status": {entry.status},'
+        f' "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out}, "milliseconds": {entry.seconds * 1000:.1f},'
+        f' "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
+    )
+
+
+@functools.lru_cache(2)
+def _utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _quoted(text: bytes) -> str:
+    """As nginx escapes it: what is not printable, a quote or a backslash stands as ``\\xNN``."""
+    return _UNPRINTABLE.sub(lambda match: b"\\x%02X" % match[0][0], text[:MAX_TEXT]).decode("ascii")
 
 
 def combined_line(entry: Entry) -> str:
     """Apache's and nginx's combined format."""
-    stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(entry["time"]))
-    quoted = {key: str(entry[key]).replace('"', "\\x22") for key in ("method", "target", "protocol")}
-    referer = str(entry["referer"] or "-").replace('"', "\\x22")
-    agent = str(entry["userAgent"] or "-").replace('"', "\\x22")
+    stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(entry.time))
+    line = f"{_quoted(entry.method)} {_quoted(entry.target)} {_quoted(entry.protocol)}"
     return (
-        f'{entry["client"] or "-"} - - [{stamp}] "{quoted["method"]} {quoted["target"]} {quoted["protocol"]}"'
-        f' {entry["status"]} {entry["bytesOut"]} "{referer}" "{agent}"'
+        f'{_quoted(entry.client) or "-"} - - [{stamp}] "{line}" {entry.status} {entry.bytes_out}'
+        f' "{_quoted(entry.referer) or "-"}" "{_quoted(entry.user_agent) or "-"}"'
     )
 
 
