@@ -97,13 +97,13 @@ def _split(text: str) -> tuple[SplitResult, int | None]:
     try:
         parts = urlsplit(text)
     except ValueError:
-        raise ValueError("is not a URL: its host is none") from None
+        raise ValueError("not a URL: its host is none") from None
     if "[" in parts.netloc and not _LITERAL.fullmatch(parts.netloc.rpartition("@")[2]):
-        raise ValueError("is not a URL: what stands in brackets is not an IPv6 address")
+        raise ValueError("not a URL: what stands in brackets is not an IPv6 address")
     try:
         port = parts.port
     except ValueError:
-        raise ValueError("is not a URL: its port is not a number up to 65535") from None
+        raise ValueError("not a URL: its port is not a number up to 65535") from None
     return parts, port
 
 
