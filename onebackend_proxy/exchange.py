@@ -34,7 +34,7 @@ MAX_CONNECTING = 15.0
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
-class State(enum.Enum):
+class State(str, enum.Enum):  # noqa: UP042 (a str's hash is not a Python function, an Enum's is)
     """Where an exchange stands."""
 
     CONNECTING = "connecting"

@@ -336,7 +336,7 @@ def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, ra
         elif name == b"transfer-encoding":
             coding = field[1] if coding is None else coding + b"," + field[1]
         elif name == b"connection":
-            connection = connection + b"," + field[1]
+            connection = connection + b"," + field[1] if connection else field[1]
     if connection:
         kept = _without_named(kept, connection)
     body = _response_framing(method, http11, status, length, coding)

@@ -197,12 +197,14 @@ class MemoryStore:
 class ScriptedConnection:
     """An upstream connection whose other end is a test; it keeps what was sent, out of its framing.
 
-    Any call of the other end fails with `AssertionError` while no exchange waits for it.
+    Any call of the other end fails with `AssertionError` while no exchange waits for it. With a `capacity`
+    it is full whenever it has so many bytes of body, until `drain` makes room for as many again.
     """
 
-    def __init__(self, endpoint: EndpointState, reused: bool = False) -> None:
+    def __init__(self, endpoint: EndpointState, reused: bool = False, capacity: int | None = None) -> None:
         self.endpoint = endpoint
         self.reused = reused
+        self.capacity = capacity
         self.method = b""
         self.head = b""
         """The bytes of the request's head, as they would go out."""
@@ -215,6 +217,7 @@ class ScriptedConnection:
         """Whether the exchange asked to read no more of the answer."""
         self.aborted = False
         self._exchange: Exchange | None = None
+        self._room = capacity or 0
 
     def __repr__(self) -> str:
         return f"<ScriptedConnection {self.endpoint.address.authority}: {self._exchange!r}>"
@@ -231,6 +234,9 @@ class ScriptedConnection:
         if self.trailers is not None or self.aborted:
             raise AssertionError(f"{self!r} got a body after the end of the request")
         self.body += data
+        self._room -= len(data)
+        if self.capacity is not None and self._room <= 0 and self._exchange is not None:
+            self.fill()
 
     def end_request(self, trailers: Headers) -> None:
         """Keep its trailers."""
@@ -307,6 +313,7 @@ class ScriptedConnection:
 
     def drain(self) -> None:
         """Take more of the request's body."""
+        self._room = self.capacity or 0
         self.exchange.upstream_drained()
 
 
@@ -323,10 +330,11 @@ class Connecting:
 class ScriptedUpstream:
     """An `interfaces.UpstreamClient` that connects to a test: which says what comes of each attempt.
 
-    `connections` are all that ever carried a request, in order.
+    `connections` are all that ever carried a request, in order; `capacity` is what new ones get.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
         self.connecting: list[Connecting] = []
         """What waits for `accept` or `refuse`, the longest first."""
         self.connections: list[ScriptedConnection] = []
@@ -359,7 +367,7 @@ class ScriptedUpstream:
     def accept(self) -> ScriptedConnection:
         """Let the longest waiting attempt connect; returns the connection, which has the request."""
         attempt = self._next()
-        connection = ScriptedConnection(attempt.endpoint)
+        connection = ScriptedConnection(attempt.endpoint, capacity=self.capacity)
         self.connections.append(connection)
         attempt.exchange.connected(connection)
         return connection

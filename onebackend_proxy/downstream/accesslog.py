@@ -95,8 +95,8 @@ def json_line(entry: Entry) -> str:
         f' "client": {_json(entry.client)}, "host": {_json(entry.host)}, "method": {_json(entry.method)},'
         f' "target": {_json(entry.target)}, "protocol": {_json(entry.protocol)},'
         f' "service": "{entry.service}", "upstream": "{entry.upstream}", "status": {entry.status},'
-        f' "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out}, "milliseconds": {entry.seconds * 1000:.1f},'
-        f' "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
+        f' "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out},'
+        f' "milliseconds": {entry.seconds * 1000:.1f}, "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
@@ -169,6 +169,8 @@ class ProxyChannel(HTTPChannel):
     requests: list[ProxyRequest]
     full = False
     _peer: Peer | None = None
+    _host: IAddress | None = None
+    _other: IAddress | None = None
     _lingering = False
     _quiet_since = 0
     _heads = 0
@@ -191,6 +193,18 @@ class ProxyChannel(HTTPChannel):
         if self._peer is None:
             self._peer = peer_of(self.transport.getPeer(), self.isSecure(), trusted)
         return self._peer
+
+    def getHost(self) -> IAddress:
+        """twisted.web's hook, called for each request: our end, asked of the kernel once."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
+
+    def getPeer(self) -> IAddress:
+        """twisted.web's hook, called for each request: the other end."""
+        if self._other is None:
+            self._other = super().getPeer()
+        return self._other
 
     @property
     def idle(self) -> bool:
