@@ -71,7 +71,10 @@ class IStore(Interface):
         """Insert it; `errors.Conflict` if the slug is taken."""
 
     def set_password(account_id: str, password_hash: str) -> Deferred[None]:
-        """Replace the account's password hash; `errors.NotFound` if there is no such account."""
+        """Replace the account's password hash, and forget its tokens, so that none is refreshed.
+
+        `errors.NotFound` if there is no such account.
+        """
 
     def app(host: str) -> Deferred[App]:
         """The app with this host, made now if there is none."""
@@ -119,6 +122,12 @@ class IRegistry(Interface):
 
     def instances() -> tuple[InstanceView, ...]:
         """All instances, sorted by id."""
+
+    def instance(instance_id: str) -> Instance | None:
+        """The instance with this id."""
+
+    def holder(url: str) -> Instance | None:
+        """The instance that has this canonical url; there is one at most."""
 
     def register(instance: Instance) -> Deferred[None]:
         """Keep it in the store (insert or replace by id), then route to it and look at it."""

@@ -125,13 +125,15 @@ class MemoryStore:
         return self._do(work)
 
     def set_password(self, account_id: str, password_hash: str) -> Deferred[None]:
-        """Replace the account's password hash; `errors.NotFound` if there is no such account."""
+        """Replace the account's password hash and forget its tokens; `errors.NotFound` if it is not there."""
 
         def work() -> None:
             if account_id not in self._accounts:
                 raise NotFound("no such account")
             account = self._accounts[account_id]
             self._accounts[account_id] = attrs.evolve(account, password_hash=password_hash)
+            for token in [token for token in self._tokens.values() if token.account_id == account_id]:
+                del self._tokens[token.id]
 
         return self._do(work)
 

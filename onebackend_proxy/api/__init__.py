@@ -13,7 +13,7 @@ from twisted.web.resource import IResource
 
 from ..interfaces import IRegistry, IStore
 from .accounts import Accounts, open_accounts
-from .json_resource import ClientAddress, ServiceResource, peer_address
+from .json_resource import BuiltInService, ClientAddress, peer_address
 from .proxy_svc import proxy_operations
 from .registry_svc import registry_operations
 from .user_svc import user_operations
@@ -36,4 +36,4 @@ def built_in_services(
         b"registry-svc": registry_operations(registry),
         b"proxy-svc": proxy_operations(store),
     }
-    return {slug: ServiceResource(table, accounts, client_address) for slug, table in operations.items()}
+    return {slug: BuiltInService(table, accounts, client_address) for slug, table in operations.items()}

@@ -1,6 +1,6 @@
 """One call of the API: who asks, what the body says, which operation it is, and the answer as JSON.
 
-A built-in service is a table of `Operation`; `ServiceResource` does for all of them what is the same.
+A built-in service is a table of `Operation`; `BuiltInService` does for all of them what is the same.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def send_json(request: Request, answer: Answer) -> None:
     request.finish()
 
 
-class ServiceResource(Resource):
+class BuiltInService(Resource):
     """A built-in service: everything below its slug, by a table of operations."""
 
     isLeaf = True

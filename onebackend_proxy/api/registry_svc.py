@@ -21,6 +21,9 @@ from .validation import InstanceId, IpAddress, Line, NonEmptyLine, Slug
 
 T = TypeVar("T")
 
+MAX_INSTANCES = 1000
+"""Instances of one service: with open registration a stranger could register without end."""
+
 
 @attrs.frozen
 class RegisterInstanceBody:
@@ -134,10 +137,10 @@ def _may_change(caller: Claims, instance: Instance) -> bool:
     return caller.is_admin or instance.slug == caller.slug
 
 
-def _id_for(caller: Claims, named: str | None, url: str, kept: list[Instance]) -> str:
+def _id_for(caller: Claims, named: str | None, url: str, registry: IRegistry) -> str:
     """Under which id the instance is kept: the one named, else the one this URL has already."""
-    holder = next((instance for instance in kept if instance.url == url), None)
-    moved = next((instance for instance in kept if instance.id == named), None)
+    holder = registry.holder(url)
+    moved = None if named is None else registry.instance(named)
     if moved is not None and not _may_change(caller, moved):
         raise NotPermitted("id: this instance belongs to another service")
     if holder is None:
@@ -159,9 +162,8 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
     async def keep(call: Call, body: RegisterInstanceBody) -> None:
         address = address_of(body)
         slug = _slug_for(call.caller, body.slug)
-        kept = [view.instance for view in registry.instances()]
         instance = Instance(
-            id=_id_for(call.caller, body.id, address.url, kept),
+            id=_id_for(call.caller, body.id, address.url, registry),
             slug=slug,
             url=address.url,
             scheme=address.scheme,
@@ -171,6 +173,10 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
             path=address.path,
             deployment_id=body.deployment_id or "",
         )
+        upstream = registry.lookup(slug)
+        full = upstream is not None and len(upstream.endpoints) >= MAX_INSTANCES
+        if full and registry.instance(instance.id) is None:
+            raise Conflict(f"the service {slug} has {MAX_INSTANCES} instances already")
         await registry.register(instance)
 
     def locked(work: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> Deferred[None]:
@@ -193,13 +199,12 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
         return Answer(200, {"instances": found})
 
     async def forget(caller: Claims, instance_id: str) -> None:
-        for view in registry.instances():
-            if view.instance.id == instance_id:
-                if not _may_change(caller, view.instance):
-                    raise NotPermitted("this instance belongs to another service")
-                await registry.remove(instance_id)
-                return
-        raise NotFound(f"no such instance: {instance_id}")
+        instance = registry.instance(instance_id)
+        if instance is None:
+            raise NotFound(f"no such instance: {instance_id}")
+        if not _may_change(caller, instance):
+            raise NotPermitted("this instance belongs to another service")
+        await registry.remove(instance_id)
 
     async def remove(call: Call) -> Answer:
         require(call.caller.roles, INSTANCE_DELETE)

@@ -96,7 +96,8 @@ def json_line(entry: Entry) -> str:
         f' "target": {_json(entry.target)}, "protocol": {_json(entry.protocol)},'
         f' "service": "{entry.service}", "upstream": "{entry.upstream}", "status": {entry.status},'
         f' "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out},'
-        f' "milliseconds": {entry.seconds * 1000:.1f}, "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
+        f' "milliseconds": {entry.seconds * 1000:.1f},'
+        f' "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
     )
 
 

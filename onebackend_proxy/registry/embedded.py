@@ -39,6 +39,7 @@ class EmbeddedRegistry:
         self._instances: dict[str, Instance] = {}
         self._endpoints: dict[str, EndpointState] = {}
         self._by_slug: dict[str, set[str]] = {}
+        self._by_url: dict[str, str] = {}
         self._upstreams: dict[str, Upstream] = {}
 
     def __repr__(self) -> str:
@@ -59,6 +60,7 @@ class EmbeddedRegistry:
         address = parse_instance_url(instance.url)
         endpoint = self._endpoints.get(instance.id)
         self._instances[instance.id] = instance
+        self._by_url[instance.url] = instance.id
         self._by_slug.setdefault(instance.slug, set()).add(instance.id)
         if endpoint is None or endpoint.address != address:
             self._endpoints[instance.id] = endpoint = EndpointState(address)
@@ -71,6 +73,7 @@ class EmbeddedRegistry:
         if not ids:
             del self._by_slug[instance.slug]
         del self._instances[instance.id]
+        del self._by_url[instance.url]
         self._publish(instance.slug)
 
     def _publish(self, slug: str) -> None:
@@ -92,6 +95,15 @@ class EmbeddedRegistry:
     def instances(self) -> tuple[InstanceView, ...]:
         """See `interfaces.IRegistry`."""
         return tuple(self._view(self._instances[key]) for key in sorted(self._instances))
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """See `interfaces.IRegistry`."""
+        return self._instances.get(instance_id)
+
+    def holder(self, url: str) -> Instance | None:
+        """See `interfaces.IRegistry`."""
+        key = self._by_url.get(url)
+        return None if key is None else self._instances[key]
 
     def _view(self, instance: Instance) -> InstanceView:
         endpoint = self._endpoints[instance.id]

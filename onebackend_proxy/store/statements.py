@@ -137,13 +137,14 @@ class Statements:
         return self._write(work)
 
     def set_password(self, account_id: str, password_hash: str) -> Deferred[None]:
-        """Replace the account's password hash; `errors.NotFound` if there is no such account."""
+        """Replace the account's password hash and forget its tokens; `errors.NotFound` if it is not there."""
         table = schema.accounts
         statement = sa.update(table).where(table.c.id == account_id).values(password_hash=password_hash)
 
         def work(connection: sa.Connection) -> None:
             if not connection.execute(statement).rowcount:
                 raise NotFound("no such account")
+            connection.execute(sa.delete(schema.tokens).where(schema.tokens.c.account_id == account_id))
 
         return self._write(work)
 

@@ -21,7 +21,7 @@ from onebackend_proxy.api.json_resource import (
     Bearer,
     Call,
     Operation,
-    ServiceResource,
+    BuiltInService,
     peer_address,
 )
 from onebackend_proxy.errors import StoreUnavailable, Unauthenticated
@@ -247,7 +247,7 @@ class ClientGoneTests(TestCase):
 
         root = Resource()
         table = [Operation(b"GET", ("slow",), run, Bearer.IGNORED)]
-        root.putChild(b"svc", ServiceResource(table, self.api.accounts))
+        root.putChild(b"svc", BuiltInService(table, self.api.accounts))
         self.channel = Site(root).buildProtocol(IPv4Address("TCP", "192.0.2.7", 1))
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 1))
         self.channel.makeConnection(self.transport)

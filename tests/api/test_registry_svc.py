@@ -6,6 +6,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
+from onebackend_proxy.api import registry_svc
 from onebackend_proxy.api.shapes import instance_json
 from onebackend_proxy.interfaces import InstanceView
 from onebackend_proxy.testing import MemoryStore
@@ -51,6 +52,13 @@ class RegistryTests(TestCase):
         reply = self.register(token, **body)
         self.assertEqual(reply.status, status, reply)
         self.assertTrue(reply.error.startswith(wanted), reply.error)
+
+    def test_a_service_has_a_thousand_instances_at_most(self):
+        self.patch(registry_svc, "MAX_INSTANCES", 2)
+        self.registered(url="http://10.0.0.1:1")
+        self.registered(url="http://10.0.0.1:2")
+        self.refused(409, "the service shop-svc has 2 instances", url="http://10.0.0.1:3")
+        self.registered(url="http://10.0.0.1:2")
 
     def test_by_url(self):
         self.registered(url="HTTP://Host.example:8080/app/", deploymentId="depl-1")

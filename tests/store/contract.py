@@ -161,7 +161,10 @@ class StoreContract(Base):
     def test_set_password(self):
         async def check():
             await self.store.create_account(an_account())
+            app = await self.store.app("unnamed")
+            await self.store.save_token(Token("tok-1", app.id, "usr-shop-svc", "cli", NOW, NOW, NOW), 64)
             await self.store.set_password("usr-shop-svc", "scrypt$new")
+            self.assertIsNone(await self.store.token("tok-1"))
             self.assertEqual((await self.store.account("shop-svc")).password_hash, "scrypt$new")
             await failure_of(NotFound, self.store.set_password("usr-nobody", "x"))
 
