@@ -183,7 +183,8 @@ def editing(path: pathlib.Path) -> Iterator[CliConfig]:
             config.data.setdefault("selectedEnvironment", DEFAULT_ENVIRONMENT)
         yield config
         if config.data != before:
-            _write(path, yaml.safe_dump(config.data, sort_keys=False, allow_unicode=True))
+            # Not allow_unicode: PyYAML writes some line breaks (U+0085) as they are, and reads them as spaces.
+            _write(path, yaml.safe_dump(config.data, sort_keys=False))
     finally:
         os.close(lock)
 

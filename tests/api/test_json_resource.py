@@ -19,9 +19,9 @@ from onebackend_proxy.api.json_resource import (
     MAX_BODY,
     Answer,
     Bearer,
+    BuiltInService,
     Call,
     Operation,
-    BuiltInService,
     peer_address,
 )
 from onebackend_proxy.errors import StoreUnavailable, Unauthenticated
