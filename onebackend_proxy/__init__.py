@@ -18,11 +18,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .balancing import Timeouts, Upstream
+    from .balancing import Timeouts
     from .downstream import ProxySite, ReverseProxyResource, ServiceResource
     from .errors import ProxyError, SettingError
     from .options import Settings
-    from .service import ProxyService
+    from .service import ProxyService, reverse_proxy
 
 _HOMES = {
     "ProxyError": "errors",
@@ -33,7 +33,7 @@ _HOMES = {
     "SettingError": "errors",
     "Settings": "options",
     "Timeouts": "balancing",
-    "Upstream": "balancing",
+    "reverse_proxy": "service",
 }
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "Timeouts",
-    "Upstream",
+    "reverse_proxy",
 ]
 
 

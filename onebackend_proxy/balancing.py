@@ -14,17 +14,18 @@ import attrs
 from .addresses import Address
 
 
-class Health(enum.Enum):
+class Health(str, enum.Enum):  # noqa: UP042 (hashed for each request: a str's hash is not a Python function)
     """What the last look at an address found; the values are 1Backend's instance statuses."""
 
     UNKNOWN = "Unknown"
     HEALTHY = "Healthy"
     DEGRADED = "Degraded"
     UNREACHABLE = "Unreachable"
+    ERROR = "Error"
 
 
 # Where no Healthy one is left, one that may work goes before one that was seen not to.
-_RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNKNOWN: 1, Health.UNREACHABLE: 2}
+_RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNKNOWN: 1, Health.UNREACHABLE: 2, Health.ERROR: 2}
 
 
 @attrs.define(eq=False)

@@ -249,6 +249,8 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         endpoint.failures = 0
+        if endpoint.health in (Health.UNREACHABLE, Health.UNKNOWN):
+            endpoint.health = Health.HEALTHY
         self._downstream.respond(head)
 
     def body_received(self, data: bytes) -> None:

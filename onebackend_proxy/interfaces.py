@@ -105,7 +105,8 @@ class IStore(Interface):
 class InstanceView:
     """An instance and what the last look at it found.
 
-    `status` is one of Unknown, Healthy, Degraded, Unreachable; `last_heartbeat` is when it last answered.
+    `status` is one of Unknown, Healthy, Degraded, Unreachable, Error; `last_heartbeat` is when it last
+    answered.
     """
 
     instance: Instance

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -20,14 +21,17 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 
+from .addresses import parse_instance_url
 from .api import Accounts, built_in_services, open_accounts
-from .downstream import ProxySite, ServiceResource
+from .balancing import EndpointState, Timeouts, Upstream
+from .downstream import ProxySite, ReverseProxyResource, ServiceResource
 from .downstream.accesslog import AccessLog
 from .downstream.peers import client_address
 from .downstream.resources import Desk
 from .errors import SettingError
 from .exchange import Exchanges
 from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
+from .headers import Network
 from .options import Options, Settings, refuse_to_start
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
@@ -35,6 +39,25 @@ from .upstream import HealthChecks, Http1Client
 
 GRACE = 20.0
 """Seconds that requests in flight may take to finish when the proxy is told to stop."""
+
+
+def reverse_proxy(
+    *urls: str,
+    reactor: Any = None,
+    trusted_proxies: Sequence[Network] = (),
+    timeouts: Timeouts | None = None,
+) -> ReverseProxyResource:
+    """A resource that relays everything at and below it to whatever listens at these URLs, healthiest first.
+
+    For programs that want no registry: it stands where `twisted.web.proxy.ReverseProxyResource` would. The
+    path it is mounted at is taken off the target. Raises `ValueError` for a URL that cannot be proxied to.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    endpoints = tuple(EndpointState(parse_instance_url(url)) for url in urls)
+    upstream = Upstream(urls[0] if urls else "nothing", endpoints, timeouts or Timeouts())
+    desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
+    return ReverseProxyResource(lambda: upstream, desk)
 
 
 class ProxyService(Service):

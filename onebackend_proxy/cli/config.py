@@ -183,7 +183,7 @@ def editing(path: pathlib.Path) -> Iterator[CliConfig]:
             config.data.setdefault("selectedEnvironment", DEFAULT_ENVIRONMENT)
         yield config
         if config.data != before:
-            # Not allow_unicode: PyYAML writes some line breaks (U+0085) as they are, and reads them as spaces.
+            # Not allow_unicode: PyYAML writes a line break such as U+0085 as it is, and reads a space.
             _write(path, yaml.safe_dump(config.data, sort_keys=False))
     finally:
         os.close(lock)

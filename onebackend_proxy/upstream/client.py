@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.error import ConnectingCancelledError, DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IStreamClientEndpoint
@@ -61,9 +61,7 @@ class Http1Client:
     def open(self, endpoint: EndpointState, timeout: float, exchange: Exchange) -> Callable[[], None]:
         """See `interfaces.UpstreamClient`."""
         factory = _Connections(lambda: UpstreamConnection(endpoint, self._keep, self._forget))
-        connecting: Deferred[IProtocol] = self._endpoint_for(
-            self._reactor, endpoint.address, timeout
-        ).connect(factory)
+        connecting = self._connect(endpoint.address, timeout, factory)
         # A name with many addresses, or a TLS handshake, may take many time-outs: this one counts.
         late = self._reactor.callLater(timeout, connecting.cancel)
         wanted = True
@@ -94,6 +92,18 @@ class Http1Client:
         connecting.addCallbacks(opened, failed)
         connecting.addErrback(lambda failure: exchange.broke(failure))
         return cancel
+
+    def _connect(self, address: Address, timeout: float, factory: Factory) -> Deferred[IProtocol]:
+        try:
+            connecting = self._endpoint_for(self._reactor, address, timeout).connect(factory)
+        except Exception:
+            connecting = fail()
+        if isinstance(getattr(connecting, "result", None), Failure):
+            # Told in a later turn, as other failures are: the caller has no way to cancel yet.
+            later: Deferred[IProtocol] = Deferred()
+            self._reactor.callLater(0, connecting.chainDeferred, later)
+            return later
+        return connecting
 
     def _keep(self, connection: UpstreamConnection) -> None:
         if self._closed or not self.pool.give(connection.endpoint, connection):

@@ -17,10 +17,21 @@ from twisted.internet.ssl import optionsForClientTLS
 from ..addresses import Address
 
 
+class _NameEndpoint(HostnameEndpoint):
+    """Connects to names with underscores too: Docker Compose makes such, and DNS does not mind."""
+
+    @staticmethod
+    def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:
+        # Twisted's own check is IDNA's, for names that people type; an Address holds canonical ASCII.
+        text = host.decode("ascii") if isinstance(host, bytes) else host
+        return False, text.encode("ascii"), text
+
+
 def endpoint_for(reactor: Any, address: Address, timeout: float) -> IStreamClientEndpoint:
     """The Twisted endpoint that connects to `address` within `timeout` seconds.
 
-    https is verified against the system's roots and the address's host by service-identity (RFC 6125).
+    https is verified against the system's roots and the address's host by service-identity (RFC 6125);
+    raises `UnicodeError` for a host that no certificate can name.
     `reactor` provides IReactorTCP and IReactorPluggableNameResolver.
     """
     endpoint: IStreamClientEndpoint
@@ -29,7 +40,7 @@ def endpoint_for(reactor: Any, address: Address, timeout: float) -> IStreamClien
     elif isIPv6Address(address.host):
         endpoint = TCP6ClientEndpoint(reactor, address.host, address.port, timeout)
     else:
-        endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout)
+        endpoint = _NameEndpoint(reactor, address.host, address.port, timeout)
     if address.scheme == "https":
         endpoint = wrapClientTLS(optionsForClientTLS(address.host), endpoint)
     return endpoint

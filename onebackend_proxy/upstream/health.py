@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -32,7 +33,8 @@ class _Probe(Protocol):
 class HealthChecks:
     """Looks at every endpoint of `endpoints()` each 15 seconds, and at a single one when told to.
 
-    Refused or silent for 3 seconds is Unreachable, over 1 second is Degraded, else Healthy.
+    Refused or silent for 3 seconds is Unreachable, over 1 second is Degraded, else Healthy; a name without an
+    address is an Error.
     """
 
     def __init__(
@@ -86,7 +88,8 @@ class HealthChecks:
                 late.cancel()
             took = self._reactor.seconds() - began
             if isinstance(result, Failure):
-                self._found(endpoint, Health.UNREACHABLE)
+                nameless = result.check(DNSLookupError) is not None
+                self._found(endpoint, Health.ERROR if nameless else Health.UNREACHABLE)
                 endpoint.failures += 1
             else:
                 endpoint.last_heartbeat = self._reactor.seconds()
