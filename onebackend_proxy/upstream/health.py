@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -74,7 +74,11 @@ class HealthChecks:
             self._looking[endpoint] = looking
             looking.addErrback(lambda failure: failure.trap(CancelledError) and None)
             looking.addErrback(lambda failure: self._log.failure("a health check failed", failure))
-            looking.addBoth(lambda _: self._looking.pop(endpoint, None))
+
+            def looked(_: object) -> None:
+                del self._looking[endpoint]
+
+            looking.addBoth(looked)
 
     def _connect(self, endpoint: EndpointState) -> Deferred[None]:
         # Reached means listening: no TLS here, the handshake is for requests.
@@ -86,6 +90,9 @@ class HealthChecks:
         def settled(result: object) -> None:
             if late.active():
                 late.cancel()
+                if isinstance(result, Failure) and result.check(CancelledError, ConnectingCancelledError):
+                    # We were told to stop, which says nothing about the endpoint.
+                    return
             took = self._reactor.seconds() - began
             if isinstance(result, Failure):
                 nameless = result.check(DNSLookupError) is not None
