@@ -1,0 +1,150 @@
+"""What a look at an endpoint finds, how often it looks, and at how many at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import DNSLookupError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from onebackend_proxy.addresses import Address, parse_instance_url
+from onebackend_proxy.balancing import EndpointState, Health
+from onebackend_proxy.upstream import HealthChecks
+from onebackend_proxy.upstream.health import INTERVAL, MAX_AT_ONCE, SLOW, TIMEOUT
+
+from .support import Network
+
+
+class TestHealthChecks(SynchronousTestCase):
+    """Over a network in memory."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = Network(self.clock)
+        self.endpoint = EndpointState(parse_instance_url("https://a.example/path"))
+        self.endpoints = [self.endpoint]
+        self.checks = HealthChecks(self.clock, lambda: self.endpoints, self.network.endpoint_for)
+
+    def test_it_connects_in_clear_and_hangs_up(self) -> None:
+        self.checks.look(self.endpoint)
+        [attempt] = self.network.attempts
+        assert attempt.address == Address("http", "a.example", 443)
+        assert attempt.timeout == TIMEOUT
+        wire = self.network.accept()
+        assert wire.disconnecting
+        assert wire.take() == b""
+        self.clock.advance(0)
+        assert self.clock.getDelayedCalls() == []
+
+    def test_reached(self) -> None:
+        self.clock.advance(1000)
+        self.checks.look(self.endpoint)
+        self.clock.advance(SLOW)
+        self.network.accept()
+        assert self.endpoint.health is Health.HEALTHY
+        assert self.endpoint.last_heartbeat == 1000 + SLOW
+
+    def test_reached_late(self) -> None:
+        self.checks.look(self.endpoint)
+        self.clock.advance(SLOW + 0.1)
+        self.network.accept()
+        assert self.endpoint.health is Health.DEGRADED
+        assert self.endpoint.last_heartbeat is not None
+
+    def test_refused(self) -> None:
+        self.checks.look(self.endpoint)
+        self.network.fail()
+        assert self.endpoint.health is Health.UNREACHABLE
+        assert self.endpoint.failures == 1
+        assert self.endpoint.last_heartbeat is None
+
+    def test_a_name_without_an_address(self) -> None:
+        self.checks.look(self.endpoint)
+        self.network.fail(DNSLookupError())
+        assert self.endpoint.health is Health.ERROR
+        assert self.endpoint.failures == 1
+
+    def test_silent(self) -> None:
+        self.checks.look(self.endpoint)
+        [attempt] = self.network.attempts
+        self.clock.advance(TIMEOUT)
+        assert attempt.cancelled
+        assert self.endpoint.health is Health.UNREACHABLE
+        assert self.clock.getDelayedCalls() == []
+
+    def test_it_recovers(self) -> None:
+        self.checks.look(self.endpoint)
+        self.network.fail()
+        self.checks.look(self.endpoint)
+        self.network.accept()
+        assert self.endpoint.health is Health.HEALTHY
+
+    def test_all_are_looked_at_now_and_every_15_seconds(self) -> None:
+        self.checks.start()
+        self.network.accept()
+        self.clock.advance(INTERVAL - 0.1)
+        assert self.network.attempts == []
+        other = EndpointState(parse_instance_url("http://b"))
+        self.endpoints.append(other)
+        self.clock.advance(0.1)
+        assert [attempt.address.host for attempt in self.network.attempts] == ["a.example", "b"]
+        self.network.accept()
+        self.network.accept()
+        assert other.health is Health.HEALTHY
+
+    def test_one_look_at_a_time(self) -> None:
+        self.checks.look(self.endpoint)
+        self.checks.look(self.endpoint)
+        assert len(self.network.attempts) == 1
+        self.network.accept()
+        self.checks.look(self.endpoint)
+        assert len(self.network.attempts) == 1
+
+    def test_only_so_many_at_once(self) -> None:
+        self.endpoints = [
+            EndpointState(parse_instance_url(f"http://a{number}")) for number in range(MAX_AT_ONCE + 2)
+        ]
+        self.checks.start()
+        assert len(self.network.attempts) == MAX_AT_ONCE
+        self.network.accept()
+        assert len(self.network.attempts) == MAX_AT_ONCE
+        for _ in range(MAX_AT_ONCE + 1):
+            self.network.accept()
+        assert {endpoint.health for endpoint in self.endpoints} == {Health.HEALTHY}
+
+    def test_waiting_for_its_turn_is_no_slowness(self) -> None:
+        self.endpoints = [
+            EndpointState(parse_instance_url(f"http://a{number}")) for number in range(MAX_AT_ONCE + 1)
+        ]
+        self.checks.start()
+        self.clock.advance(TIMEOUT)
+        assert self.endpoints[0].health is Health.UNREACHABLE
+        self.network.accept()
+        assert self.endpoints[-1].health is Health.HEALTHY
+
+    def test_stop(self) -> None:
+        self.endpoints = [
+            EndpointState(parse_instance_url(f"http://a{number}")) for number in range(MAX_AT_ONCE + 1)
+        ]
+        self.checks.start()
+        self.checks.stop()
+        self.clock.advance(0)
+        assert self.network.attempts == []
+        assert self.clock.getDelayedCalls() == []
+        assert {endpoint.health for endpoint in self.endpoints} == {Health.UNKNOWN}
+        self.checks.stop()
+
+    def test_a_bug_in_one_look_ends_no_other(self) -> None:
+        def endpoint_for(reactor: Any, address: Address, timeout: float) -> Any:
+            if address.host == "a.example":
+                raise ValueError("a bug")
+            return self.network.endpoint_for(reactor, address, timeout)
+
+        other = EndpointState(parse_instance_url("http://b"))
+        checks = HealthChecks(self.clock, lambda: [self.endpoint, other], endpoint_for)
+        checks.start()
+        self.network.accept()
+        assert other.health is Health.HEALTHY
+        assert len(self.flushLoggedErrors(ValueError)) == 1
+        checks.stop()
