@@ -1,0 +1,202 @@
+"""The embedded registry: what is stored first and routed to afterwards, and what survives a change."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from onebackend_proxy.addresses import parse_instance_url
+from onebackend_proxy.balancing import EndpointState, Health, Timeouts
+from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
+from onebackend_proxy.records import Instance
+from onebackend_proxy.registry import EmbeddedRegistry
+from onebackend_proxy.testing import MemoryStore
+
+
+def instance(key: str, url: str, slug: str = "svc") -> Instance:
+    address = parse_instance_url(url)
+    return Instance(key, slug, url, address.scheme, address.host, address.port, path=address.path)
+
+
+A = instance("inst-a", "http://a:8000")
+B = instance("inst-b", "http://b:8000/base")
+
+
+def urls(registry: EmbeddedRegistry, slug: str = "svc") -> list[str]:
+    """Where the registry sends requests for a slug."""
+    upstream = registry.lookup(slug)
+    return [endpoint.address.url for endpoint in upstream.endpoints] if upstream else []
+
+
+class SlowStore(MemoryStore):
+    """A store whose writes wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Deferred[None]] = []
+
+    def save_instance(self, instance: Instance) -> Deferred[None]:
+        waiting: Deferred[None] = Deferred()
+        self.waiting.append(waiting)
+        return waiting.addCallback(lambda _: super(SlowStore, self).save_instance(instance))
+
+
+class TestEmbeddedRegistry(SynchronousTestCase):
+    """Over a store in memory."""
+
+    def setUp(self) -> None:
+        self.store = MemoryStore()
+        self.watched: list[EndpointState] = []
+        self.registry = EmbeddedRegistry(self.store, self.watched.append, Timeouts(1, 2, 3))
+
+    def register(self, *instances: Instance) -> None:
+        for each in instances:
+            self.successResultOf(self.registry.register(each))
+
+    def endpoint(self, url: str) -> EndpointState:
+        [found] = [each for each in self.registry.endpoints() if each.address.url == url]
+        return found
+
+    def test_nothing_is_registered(self) -> None:
+        assert self.registry.lookup("svc") is None
+        assert self.registry.instances() == ()
+        assert list(self.registry.endpoints()) == []
+
+    def test_register(self) -> None:
+        self.register(B, A)
+        upstream = self.registry.lookup("svc")
+        assert upstream is not None
+        assert (upstream.name, upstream.timeouts) == ("svc", Timeouts(1, 2, 3))
+        assert urls(self.registry) == ["http://a:8000", "http://b:8000/base"]
+        assert self.successResultOf(self.store.instances()) == (A, B)
+        assert [each.instance for each in self.registry.instances()] == [A, B]
+        assert [each.address.host for each in self.watched] == ["b", "a"]
+        assert repr(self.registry) == "<EmbeddedRegistry: 2 instances of 1 services>"
+
+    def test_register_again_keeps_what_was_learned(self) -> None:
+        self.register(A)
+        endpoint = self.endpoint(A.url)
+        endpoint.health, endpoint.failures = Health.DEGRADED, 3
+        self.register(attrs.evolve(A, deployment_id="new"))
+        assert self.endpoint(A.url) is endpoint
+        assert self.registry.instances()[0].instance.deployment_id == "new"
+        assert self.watched == [endpoint, endpoint]
+
+    def test_a_new_address_is_learned_anew(self) -> None:
+        self.register(A)
+        self.endpoint(A.url).health = Health.UNREACHABLE
+        before = self.registry.lookup("svc")
+        self.register(instance(A.id, "http://a:9000"))
+        assert urls(self.registry) == ["http://a:9000"]
+        assert self.endpoint("http://a:9000").health is Health.UNKNOWN
+        assert before is not None and before.endpoints[0].address.port == 8000
+
+    def test_a_move_to_another_service(self) -> None:
+        self.register(A, B)
+        endpoint = self.endpoint(A.url)
+        self.register(attrs.evolve(A, slug="other"))
+        assert urls(self.registry) == [B.url]
+        assert urls(self.registry, "other") == [A.url]
+        assert self.endpoint(A.url) is endpoint
+        self.register(attrs.evolve(B, slug="other"))
+        assert self.registry.lookup("svc") is None
+        assert len(self.registry.instances()) == 2
+
+    def test_remove(self) -> None:
+        self.register(A, B)
+        self.successResultOf(self.registry.remove(A.id))
+        assert urls(self.registry) == [B.url]
+        assert [each.address.host for each in self.registry.endpoints()] == ["b"]
+        self.successResultOf(self.registry.remove(B.id))
+        assert self.registry.lookup("svc") is None
+        assert self.successResultOf(self.store.instances()) == ()
+
+    def test_remove_what_is_not_there(self) -> None:
+        self.register(A)
+        self.failureResultOf(self.registry.remove("inst-x"), NotFound)
+        assert urls(self.registry) == [A.url]
+
+    def test_remove_what_only_the_store_knew(self) -> None:
+        self.successResultOf(self.store.save_instance(A))
+        self.successResultOf(self.registry.remove(A.id))
+        assert self.successResultOf(self.store.instances()) == ()
+
+    def test_load(self) -> None:
+        other = instance("inst-c", "https://c", "other")
+        for each in (A, B, other):
+            self.successResultOf(self.store.save_instance(each))
+        self.successResultOf(self.registry.load())
+        assert urls(self.registry) == [A.url, B.url]
+        assert urls(self.registry, "other") == [other.url]
+        assert len(self.watched) == 3
+
+    def test_a_store_that_fails_changes_nothing(self) -> None:
+        self.register(A)
+        before = self.registry.lookup("svc")
+        self.store.failure = StoreUnavailable("locked")
+        self.failureResultOf(self.registry.register(B), StoreUnavailable)
+        self.failureResultOf(self.registry.register(attrs.evolve(A, slug="other")), StoreUnavailable)
+        self.failureResultOf(self.registry.remove(A.id), StoreUnavailable)
+        self.failureResultOf(self.registry.load(), StoreUnavailable)
+        assert self.registry.lookup("svc") is before
+        assert self.registry.lookup("other") is None
+        assert [each.instance for each in self.registry.instances()] == [A]
+        assert len(self.watched) == 1
+
+    def test_an_address_that_is_taken_changes_nothing(self) -> None:
+        self.register(A)
+        self.failureResultOf(self.registry.register(attrs.evolve(A, id="inst-x")), Conflict)
+        assert [each.instance for each in self.registry.instances()] == [A]
+
+    def test_nothing_is_routed_to_before_it_is_stored(self) -> None:
+        store = SlowStore()
+        registry = EmbeddedRegistry(store)
+        registered = registry.register(A)
+        assert registry.lookup("svc") is None
+        store.waiting[0].callback(None)
+        self.successResultOf(registered)
+        assert urls(registry) == [A.url]
+
+    def test_what_is_told_of_an_instance(self) -> None:
+        self.register(A)
+        [view] = self.registry.instances()
+        assert (view.status, view.last_heartbeat) == ("Unknown", None)
+        endpoint = self.endpoint(A.url)
+        endpoint.health, endpoint.last_heartbeat = Health.DEGRADED, 1_700_000_000.0
+        [view] = self.registry.instances()
+        assert view.status == "Degraded"
+        assert view.last_heartbeat == datetime.datetime(2023, 11, 14, 22, 13, 20, tzinfo=datetime.UTC)
+
+
+KEYS = st.sampled_from(("inst-a", "inst-b", "inst-c"))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(KEYS, st.sampled_from(("one", "two")), st.integers(1, 3)),
+        st.tuples(KEYS),
+    )
+)
+
+
+@given(STEPS)
+def test_memory_and_store_always_agree(steps: Sequence[tuple[str] | tuple[str, str, int]]) -> None:
+    store = MemoryStore()
+    registry = EmbeddedRegistry(store)
+    for step in steps:
+        if len(step) == 1:
+            done = registry.remove(step[0])
+        else:
+            key, slug, port = step
+            done = registry.register(instance(key, f"http://a:{port}", slug))
+        done.addErrback(lambda failure: failure.trap(Conflict, NotFound) and None)
+    fresh = EmbeddedRegistry(store)
+    fresh.load()
+    for slug in ("one", "two"):
+        assert urls(registry, slug) == urls(fresh, slug)
+    assert registry.instances() == fresh.instances()
+    assert len(list(registry.endpoints())) == len(registry.instances())
