@@ -201,7 +201,11 @@ class ResponseReader:
         self._awaiting = False
         self._body = head.body
         self._reading_body = True
-        self.head_received(head, parser.should_keep_alive() and head.body != UNTIL_CLOSE)
+        keep_alive = parser.should_keep_alive() and head.body != UNTIL_CLOSE
+        if self._method == b"HEAD" and any(name.lower() == b"transfer-encoding" for name, _ in raw):
+            # The beginning of a chunk behind it fires no callback: such a connection is not trusted again.
+            keep_alive = False
+        self.head_received(head, keep_alive)
         if self._method == b"HEAD":
             # The parser would wait for a body; whatever it finds from here on nobody asked for.
             self._renew = True

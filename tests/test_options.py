@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import io
+import ipaddress
+import pathlib
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onebackend_proxy.errors import SettingError
+from onebackend_proxy.options import (
+    DEFAULT_LISTEN,
+    SETTINGS,
+    Options,
+    Settings,
+    refuse_to_start,
+    settings_from,
+)
+
+from .properties import PROPERTY
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    for setting in SETTINGS:
+        monkeypatch.delenv(setting.variable, raising=False)
+    monkeypatch.delenv("OB_ADMIN_PASSWORD", raising=False)
+    return monkeypatch
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", stream)
+    return stream
+
+
+def refused(options, environment=None):
+    with pytest.raises(SettingError) as caught:
+        settings_from(options, environment or {})
+    return caught.value.message
+
+
+def test_the_defaults():
+    settings = settings_from({}, {})
+    assert settings == Settings()
+    assert settings.listen == (DEFAULT_LISTEN,) == ("tcp:11337:interface=127.0.0.1",)
+    assert settings.folder == pathlib.Path.home() / ".1backend"
+    assert (settings.access_log, settings.access_log_format) == ("-", "json")
+    assert (settings.trusted_proxies, settings.open_registration, settings.ignored) == ((), False, ())
+
+
+VARIABLES = {
+    "OB_PROXY_LISTEN": "tcp:1  unix:/tmp/x",
+    "OB_FOLDER": "/data",
+    "OB_ENCRYPTION_KEY": "key",
+    "OB_PROXY_TRUSTED_PROXIES": "10.0.0.1/8, ::1",
+    "OB_PROXY_ACCESS_LOG": "/log",
+    "OB_PROXY_ACCESS_LOG_FORMAT": "combined",
+    "OB_PROXY_OPEN_REGISTRATION": "TRUE",
+    "OB_PROXY_WORKERS": "1",
+    "OB_ADMIN_PASSWORD": "word",
+}
+
+
+def test_variables():
+    assert settings_from({}, VARIABLES) == Settings(
+        listen=("tcp:1", "unix:/tmp/x"),
+        folder=pathlib.Path("/data"),
+        encryption_key="key",
+        trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")),
+        access_log="/log",
+        access_log_format="combined",
+        open_registration=True,
+        admin_password="word",
+    )
+
+
+def test_an_option_wins_over_its_variable():
+    options = {
+        "listen": ["tcp:2"],
+        "folder": "relative",
+        "encryption-key": "other",
+        "trusted-proxies": "127.0.0.1",
+        "access-log": "-",
+        "access-log-format": "json",
+        "open-registration": 1,
+        "workers": "1",
+    }
+    settings = settings_from(options, {**VARIABLES, "OB_PROXY_OPEN_REGISTRATION": "false"})
+    assert settings.listen == ("tcp:2",)
+    assert settings.folder == pathlib.Path.cwd() / "relative"
+    assert settings.encryption_key == "other"
+    assert settings.trusted_proxies == (ipaddress.ip_network("127.0.0.1"),)
+    assert (settings.access_log, settings.access_log_format) == ("-", "json")
+    assert settings.open_registration
+
+
+def test_an_empty_variable_is_none():
+    assert settings_from({"listen": []}, dict.fromkeys(VARIABLES, "")) == Settings()
+    assert not settings_from(
+        {"open-registration": 0}, {"OB_PROXY_OPEN_REGISTRATION": "False"}
+    ).open_registration
+
+
+@pytest.mark.parametrize(
+    "option, variable, value, wanted",
+    [
+        ("folder", "OB_FOLDER", "~no-such-user/x", "there is no such home directory"),
+        ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "10.0.0.0/33", "give CIDRs such as"),
+        ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "10.0.0.1,localhost", "give CIDRs such as"),
+        ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "\u0661.0.0.0", "give CIDRs such as"),
+        ("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "JSON", "'JSON' is neither json nor combined"),
+        ("workers", "OB_PROXY_WORKERS", "2", "serves with 1 process"),
+        ("workers", "OB_PROXY_WORKERS", "\u0661", "serves with 1 process"),
+    ],
+)
+def test_a_bad_value_is_blamed_on_where_it_came_from(option, variable, value, wanted):
+    message = refused({option: value})
+    assert message.startswith(f"--{option}: ") and wanted in message
+    message = refused({}, {variable: value})
+    assert message.startswith(f"{variable}: ") and wanted in message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "tcp:", "tcp:http", "nosuch:1", "ssl:443:privateKey=/no/such", "systemd:domain=INET"]
+)
+def test_what_is_no_endpoint(text):
+    assert refused({"listen": ["tcp:1", text]}).startswith(f"--listen: {text!r} is not an endpoint such as")
+
+
+def test_endpoints_in_the_variable():
+    assert refused({}, {"OB_PROXY_LISTEN": " "}) == "OB_PROXY_LISTEN: no endpoint in it"
+    assert refused({}, {"OB_PROXY_LISTEN": "tcp:1 tcp:x"}).startswith("OB_PROXY_LISTEN: 'tcp:x' is not")
+
+
+def test_an_empty_folder_is_not_the_current_one():
+    assert refused({"folder": ""}) == "--folder: no folder is named"
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "on", " true"])
+def test_a_flag_is_true_or_false(value):
+    assert refused({}, {"OB_PROXY_OPEN_REGISTRATION": value}).endswith("is neither true nor false")
+
+
+def test_what_a_later_version_brings_is_noted():
+    names = {"OB_EDGE_PROXY": "True", "OB_EDGE_PROXY_TEST_MODE": "false", "OB_SYNC_CERTS_TO_FILES": "true"}
+    assert settings_from({}, names).ignored == ("OB_EDGE_PROXY", "OB_SYNC_CERTS_TO_FILES")
+
+
+def test_secrets_do_not_show():
+    settings = settings_from({}, {"OB_ENCRYPTION_KEY": "s3cret", "OB_ADMIN_PASSWORD": "s3cret"})
+    assert (settings.encryption_key, settings.admin_password) == ("s3cret", "s3cret")
+    assert "s3cret" not in repr(settings)
+
+
+@PROPERTY
+@given(
+    st.sampled_from([setting for setting in SETTINGS if setting.option != "listen"]),
+    st.text(st.characters(exclude_characters="\0"), max_size=12),
+)
+def test_any_text_is_a_setting_or_one_error(setting, text):
+    for options, environment, name in (
+        ({setting.option: text}, {}, f"--{setting.option}: "),
+        ({}, {setting.variable: text}, f"{setting.variable}: "),
+    ):
+        try:
+            settings_from(options, environment)
+        except SettingError as error:
+            assert error.message.startswith(name)
+
+
+def test_the_command_line(clean):
+    options = Options()
+    options.parseOptions(["--listen", "tcp:1", "--listen=tcp:2", "--open-registration", "--folder", "/data"])
+    assert options.settings == Settings(
+        listen=("tcp:1", "tcp:2"), folder=pathlib.Path("/data"), open_registration=True
+    )
+    clean.setenv("OB_FOLDER", "/other")
+    options = Options()
+    options.parseOptions([])
+    assert options.settings == Settings(folder=pathlib.Path("/other"))
+
+
+def test_every_setting_is_an_option_and_names_its_variable_or_itself():
+    text = Options().getUsage(10_000)
+    for setting in SETTINGS:
+        assert f"--{setting.option}" in text
+        assert setting.variable in text or setting.repeatable
+
+
+@pytest.mark.parametrize(
+    "arguments, wanted",
+    [
+        (["--nosuch"], "option --nosuch not recognized"),
+        (["--folder"], "option --folder requires argument"),
+        (["extra"], "unexpected argument 'extra'"),
+        (["--listen", "x"], "--listen: 'x' is not an endpoint"),
+        (["--workers", "4"], "--workers: '4' cannot be had"),
+        (["--edge"], "option --edge not recognized"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_1(clean, stderr, arguments, wanted):
+    with pytest.raises(SystemExit) as caught:
+        Options().parseOptions(arguments)
+    assert caught.value.code == 1
+    line = stderr.getvalue()
+    assert line.startswith(f"onebackend-proxy: {wanted}")
+    assert line.count("\n") == 1 and line.endswith("\n")
+
+
+def test_a_refusal_is_one_line_wherever_it_can_be_written(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "__stderr__", None)
+    with pytest.raises(SystemExit):
+        refuse_to_start("two\n  lines\r\n")
+    assert capsys.readouterr().err == "onebackend-proxy: two lines\n"
