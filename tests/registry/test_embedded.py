@@ -79,6 +79,17 @@ class TestEmbeddedRegistry(SynchronousTestCase):
         assert [each.address.host for each in self.watched] == ["b", "a"]
         assert repr(self.registry) == "<EmbeddedRegistry: 2 instances of 1 services>"
 
+    def test_an_instance_by_its_id_and_by_its_url(self) -> None:
+        self.register(A)
+        assert self.registry.instance(A.id) == self.registry.holder(A.url) == A
+        assert self.registry.instance(B.id) is self.registry.holder(B.url) is None
+        moved = instance(A.id, "http://a:9000")
+        self.register(moved)
+        assert self.registry.holder(A.url) is None
+        assert self.registry.holder(moved.url) == moved
+        self.successResultOf(self.registry.remove(A.id))
+        assert self.registry.instance(A.id) is self.registry.holder(moved.url) is None
+
     def test_register_again_keeps_what_was_learned(self) -> None:
         self.register(A)
         endpoint = self.endpoint(A.url)

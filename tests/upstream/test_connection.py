@@ -344,6 +344,35 @@ class TestReuse(ConnectionTests):
         self.clock.advance(0)
         assert self.kept == 0
 
+    def test_what_follows_an_end_that_was_given_up_is_dropped(self) -> None:
+        exchange = self.begin()
+        wire = self.network.accept()
+        real = self.downstream.write
+
+        def gone(data: bytes) -> None:
+            real(data)
+            exchange.client_gone()
+
+        self.downstream.write = gone  # type: ignore[method-assign]
+        wire.receive(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nhello\r\n0\r\n\r\n"
+        )
+        assert self.downstream.body == b"hello"
+        assert wire.aborted
+        self.clock.advance(0)
+        assert self.kept == 0
+
+    def test_a_connection_still_full_pauses_the_next_body(self) -> None:
+        # Only a client of ours that breaks the rules would send on it; the connection tells all the same.
+        exchange = self.begin(b"POST", CHUNKED)
+        wire = self.network.accept()
+        wire.fill()
+        exchange.client_gone()
+        again = self.begin(b"POST", CHUNKED)
+        wire.protocol.send(again, b"POST", b"POST /x HTTP/1.1\r\n\r\n", True)
+        assert self.downstream.request_paused
+        again.client_gone()
+
     def test_a_transport_that_ends_tells_nobody_twice(self) -> None:
         wire = self.sent()
         wire.protocol.stopProducing()
