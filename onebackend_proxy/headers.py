@@ -174,7 +174,8 @@ def prepare_request(
                 kept.append((name, value))
         elif rule >= _FORWARDED:
             if peer.trusted:
-                forwarded[rule] = forwarded[rule] + b", " + value if rule in forwarded else value
+                joined = forwarded[rule] + b", " + value if rule in forwarded else value
+                forwarded[rule] = joined.strip(b" ")
         elif rule == _HOST_FIELD:
             hosts.append(value)
         elif rule == _LENGTH:

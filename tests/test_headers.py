@@ -471,6 +471,9 @@ def test_empty_words_of_a_trusted_proxy_are_none():
     assert named(out.headers, b"X-Forwarded-Host") == [b"a.example"]
     assert named(out.headers, b"X-Real-IP") == [b"10.0.0.1"]
     assert named(out.headers, b"X-Request-Id") == [b"ours"]
+    twice = prepared((b"X-Forwarded-For", b"1.1.1.1"), (b"X-Forwarded-For", b""), peer=PROXY)
+    assert (twice.client_ip, twice.headers[1][1]) == (b"10.0.0.1", b"1.1.1.1,, 10.0.0.1")
+    assert named(prepared(*[(b"Forwarded", b"")] * 2, peer=PROXY).headers, b"Forwarded") == [b","]
     assert prepared((b"X-Forwarded-For", b""), peer=PROXY).headers[1] == (b"X-Forwarded-For", b"10.0.0.1")
 
 
