@@ -91,6 +91,7 @@ class ResponseReader:
     _body = NO_BODY
     _renew = False
     _start = b""
+    _tail = b""
     _quiet = 0
     _interim = 0
 
@@ -125,7 +126,7 @@ class ResponseReader:
         self._awaiting = True
         self._interim = 0
         self._quiet = 0
-        self._start = b""
+        self._start = self._tail = b""
 
     def read(self, data: bytes) -> None:
         """Take bytes from the socket; raises `errors.UpstreamFailed` where they are not valid HTTP."""
@@ -146,9 +147,14 @@ class ResponseReader:
             raise
         except HttpParserError as error:
             raise UpstreamFailed(NOT_HTTP, detail=str(error)) from None
-        if self._renew:
-            self._renew = False
-            self._parser = HttpResponseParser(self)
+        if self._method == b"HEAD":
+            self._tail = (self._tail + data)[-4:]
+            if self._renew:
+                self._renew = False
+                self._parser = HttpResponseParser(self)
+                # The beginning of a chunk fires no callback, but it is no end of a head either.
+                if self._tail != b"\r\n\r\n":
+                    raise UpstreamFailed(NOT_HTTP, detail="a body to a HEAD request")
         # After the feed: the bytes of one read are bounded, what they add up to is what matters. Trailers
         # and chunk extensions fire no callback while they last, so they are counted here too.
         if self._quiet > MAX_QUIET:
@@ -201,11 +207,7 @@ class ResponseReader:
         self._awaiting = False
         self._body = head.body
         self._reading_body = True
-        keep_alive = parser.should_keep_alive() and head.body != UNTIL_CLOSE
-        if self._method == b"HEAD" and any(name.lower() == b"transfer-encoding" for name, _ in raw):
-            # The beginning of a chunk behind it fires no callback: such a connection is not trusted again.
-            keep_alive = False
-        self.head_received(head, keep_alive)
+        self.head_received(head, parser.should_keep_alive() and head.body != UNTIL_CLOSE)
         if self._method == b"HEAD":
             # The parser would wait for a body; whatever it finds from here on nobody asked for.
             self._renew = True

@@ -236,11 +236,15 @@ def test_a_head_answer_with_a_body(length, junk):
     assert len(reader.events) == 2, "the answer itself is complete"
 
 
-@pytest.mark.parametrize("junk", [b"", b"5", b"5\r\n", b"5;x"])
-def test_a_head_answer_in_chunks_is_the_last_on_its_connection(junk):
-    reader = Reader(b"HEAD")
-    reader.read(answer(b"Transfer-Encoding: Chunked", body=junk))
-    assert reader.events == [(200, b"OK", [], NO_BODY, False), []]
+@pytest.mark.parametrize("junk", [b"5", b"5\r", b"5\r\n", b"5;x"])
+def test_the_beginning_of_a_chunk_behind_a_head_answer_is_not_forgotten(junk):
+    head = answer(b"Transfer-Encoding: Chunked")
+    for cut in range(len(head)):
+        reader = Reader(b"HEAD")
+        reader.read(head[:cut])
+        with pytest.raises(UpstreamFailed, match="a body to a HEAD"):
+            reader.read(head[cut:] + junk)
+        assert reader.events == [(200, b"OK", [], NO_BODY, True), []], "the answer itself is complete"
 
 
 def test_interim_answers_and_then_the_final_one():
