@@ -6,7 +6,7 @@ import itertools
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -349,6 +349,17 @@ class TestBodies(ExchangeTests):
         connection.answer()
         self.assert_over(exchange)
 
+    @pytest.mark.xfail(
+        reason="head_received leaves the timer running: a 100 Continue is written into the answer's body",
+        strict=True,
+        raises=AssertionError,
+    )
+    def test_nothing_is_asked_for_once_the_answer_has_begun(self) -> None:
+        _exchange, connection = self.waiting(b"POST", length(5), EXPECT)
+        connection.respond(413, length(5))
+        self.clock.advance(CONTINUE_AFTER)
+        assert self.downstream.interims == []
+
     def test_expect_is_asked_for_once(self) -> None:
         exchange, connection = self.waiting(b"POST", length(5), EXPECT)
         connection.inform(103)
@@ -610,6 +621,7 @@ STEPS = st.lists(
         (
             "accept",
             "refuse",
+            "keep",
             "interim",
             "respond",
             "body",
@@ -652,6 +664,8 @@ class _Script:
         if step in ("accept", "refuse"):
             if self.client.connecting:
                 getattr(self.client, step)()
+        elif step == "keep":
+            self.client.keep(self.endpoints[len(self.client.connections) % 3])
         elif step in ("client-body", "client-end"):
             if not self.client_done and not exchange.request_complete:
                 self.client_done = step == "client-end"
@@ -688,6 +702,9 @@ class _Script:
             getattr(connection, step)()
 
 
+@pytest.mark.xfail(reason="the first two examples: see the tests above with the same reasons", strict=True)
+@example(b"PUT", (CHUNKED, EXPECT), ["accept", "respond", "wait"])
+@example(b"GET", (), ["accept", "keep", "lose-silently", "respond", "finish"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from((b"GET", b"PUT", b"POST")),
