@@ -65,6 +65,7 @@ class Exchange:
         "_exchanges",
         "_held",
         "_held_size",
+        "_holding",
         "_paused_by_client",
         "_progress",
         "_replay",
@@ -106,6 +107,7 @@ class Exchange:
         self._stale_retried = False
         self._held: list[bytes] = []
         self._held_size = 0
+        self._holding = False
         self._replay: bytes | None = b""
         self._request_done = request.body in (NO_BODY, 0)
         self._trailers: Headers = []
@@ -144,7 +146,6 @@ class Exchange:
             self._open(endpoint)
 
     def _open(self, endpoint: EndpointState) -> None:
-        self._go(State.CONNECTING)
         self._cancel_open = self._exchanges.client.open(endpoint, self.upstream.timeouts.connect, self)
 
     def connected(self, connection: Connection) -> None:
@@ -184,9 +185,9 @@ class Exchange:
             connection.write(held)
         if self._request_done:
             connection.end_request(self._trailers)
-        elif self._held_size > MAX_HELD:
-            self._downstream.resume_request()
         self._held_size = 0
+        if not connection.full:
+            self._let_request()
 
     def connect_failed(self, error: ProxyError) -> None:
         """The endpoint could not be connected to: nothing was sent, so any request may go to another."""
@@ -222,19 +223,22 @@ class Exchange:
             self._connection = None
             assert self.endpoint is not None
             self.endpoint.in_flight -= 1
+        self._stop_asking()
+        return connection
+
+    def _stop_asking(self) -> None:
+        """The client has had its answer to an expectation, or will not get one."""
         if self._continue_call is not None:
             self._continue_call.cancel()
             self._continue_call = None
-        return connection
 
     # What the upstream connection tells.
 
     def interim_received(self, head: ResponseHead) -> None:
         """The upstream sent a 1xx answer: pass it on (RFC 9110, 15.2)."""
         self._progress = True
-        if self._continue_call is not None and head.status == 100:
-            self._continue_call.cancel()
-            self._continue_call = None
+        if head.status == 100:
+            self._stop_asking()
         self._downstream.inform(head)
 
     def _continue_unasked(self) -> None:
@@ -245,6 +249,7 @@ class Exchange:
         """The final answer's head came."""
         self._progress = True
         self._go(State.RELAYING)
+        self._stop_asking()
         self.status = head.status
         endpoint = self.endpoint
         assert endpoint is not None
@@ -284,25 +289,36 @@ class Exchange:
         if again and connection.reused and not self._stale_retried:
             # It went stale in the pool: that says nothing about the endpoint.
             self._stale_retried = True
+            self._go(State.CONNECTING)
             self._open(self.endpoint)
             return
         self.endpoint.failures += 1
         if again and self._retries > 0 and pick(self.upstream, self._tried, self._exchanges.random):
             self._retries -= 1
             self._error = error
+            self._go(State.CONNECTING)
             self._try_next()
             return
         self._refuse(error)
 
     def upstream_full(self) -> None:
         """The upstream does not keep up with the request's body."""
-        if not self._request_done:
-            self._downstream.pause_request()
+        self._hold_request()
 
     def upstream_drained(self) -> None:
         """The upstream takes more of the request's body."""
         self._progress = True
-        if not self._request_done:
+        self._let_request()
+
+    def _hold_request(self) -> None:
+        if not self._request_done and not self._holding:
+            self._holding = True
+            self._downstream.pause_request()
+
+    def _let_request(self) -> None:
+        # Also when the request is complete by now: only who is read from is seen to go away.
+        if self._holding:
+            self._holding = False
             self._downstream.resume_request()
 
     # What the downstream tells.
@@ -317,11 +333,10 @@ class Exchange:
             self._replay = None
             self._connection.write(data)
         else:
-            was = self._held_size
             self._held.append(data)
-            self._held_size = was + len(data)
-            if was <= MAX_HELD < self._held_size:
-                self._downstream.pause_request()
+            self._held_size += len(data)
+            if self._held_size > MAX_HELD:
+                self._hold_request()
 
     def request_ended(self, trailers: Headers) -> None:
         """The request is complete."""
@@ -425,7 +440,7 @@ class Exchange:
         if self.state is State.RELAYING:
             who = "the client stopped reading" if self._paused_by_client else "the service stopped sending"
             self._abort(UpstreamTimeout("time-out", detail=who))
-        elif self._request_done:
+        elif self._request_done or self._holding:
             self._refuse(UpstreamTimeout("the service took too long to answer"))
         else:
             self._refuse(RequestTimeout("the request's body took too long to arrive"))

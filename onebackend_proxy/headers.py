@@ -224,13 +224,18 @@ def _without_named(headers: Headers, connection: bytes) -> Headers:
 
 def _target_and_host(head: RequestHead, hosts: list[bytes]) -> tuple[bytes, bytes]:
     """The origin-form target and the one valid host of a request (RFC 9112, 3.2)."""
-    if len(hosts) != 1:
-        raise BadRequest("more than one Host header" if hosts else "no Host header")
-    host = hosts[0]
-    if not _is_authority(host):
-        raise BadRequest("the Host header is not HOST or HOST:PORT")
+    host = the_host(hosts)
     target, authority = origin_form(head.method, head.target)
     return target, authority or host
+
+
+def the_host(hosts: Sequence[bytes]) -> bytes:
+    """The one valid host that a request names; raises `errors.BadRequest` (RFC 9112, 3.2)."""
+    if len(hosts) != 1:
+        raise BadRequest("more than one Host header" if hosts else "no Host header")
+    if not _is_authority(hosts[0]):
+        raise BadRequest("the Host header is not HOST or HOST:PORT")
+    return hosts[0]
 
 
 def _is_authority(text: bytes) -> bool:
@@ -267,22 +272,23 @@ def _believed(
     """What a trusted proxy says of the client: its address and the request's id."""
     if _FORWARDED in forwarded:
         kept.append((b"Forwarded", forwarded[_FORWARDED]))
-    # Only a proxy that says nothing in X-Forwarded-For speaks by X-Real-IP: where there are both, the
-    # second may be what the client sent, passed on.
-    said_ip = b"" if _XFF in forwarded else forwarded.get(_REAL_IP, b"")
-    otherwise = peer.ip if _ip_address(said_ip) is None else said_ip
-    client_ip = forwarded_client(forwarded.get(_XFF, b""), otherwise, trusted)
+    client_ip = forwarded_client(peer, forwarded.get(_XFF), forwarded.get(_REAL_IP, b""), trusted)
     said = forwarded.get(_ID, b"")
     return client_ip, said if _REQUEST_ID.fullmatch(said) else request_id
 
 
-def forwarded_client(forwarded_for: bytes, otherwise: bytes, trusted: Sequence[Network]) -> bytes:
-    """The client's address by an X-Forwarded-For that a trusted proxy sent.
+def forwarded_client(
+    peer: Peer, forwarded_for: bytes | None, real_ip: bytes, trusted: Sequence[Network]
+) -> bytes:
+    """The client's address by the word of `peer`, a trusted proxy: its X-Forwarded-For and X-Real-IP.
 
-    Walked from the right: it is the first one that is no trusted proxy itself. What is not an address
-    ends the walk, since beyond it anybody may have written.
+    The first is walked from the right, to the first address that is no trusted proxy itself. What is not an
+    address ends the walk, since beyond it anybody may have written. X-Real-IP counts only without it: where
+    there are both, it may be what the client sent, passed on.
     """
-    client = otherwise
+    if forwarded_for is None:
+        return peer.ip if _ip_address(real_ip) is None else real_ip
+    client = peer.ip
     for entry in reversed(forwarded_for.split(b",")):
         candidate = entry.strip()
         if _ip_address(candidate) is None:

@@ -142,6 +142,8 @@ class Connection(Protocol):
 
     reused: bool
     """Whether it has carried an exchange before: then it may have gone stale unnoticed."""
+    full: bool
+    """Whether it takes no more of a request's body for now; it tells the exchange when that changes."""
 
     def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
         """Send a request's head (with what body was at hand); the answer's events go to `exchange`."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -37,6 +37,8 @@ from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
 from .upstream import HealthChecks, Http1Client
 
+LAST_WORDS = 1.0
+"""Seconds more, in which those whose requests were cut off are told so."""
 GRACE = 20.0
 """Seconds that requests in flight may take to finish when the proxy is told to stop."""
 
@@ -74,6 +76,7 @@ class ProxyService(Service):
             from twisted.internet import reactor
         self.settings = settings
         self.ready: Deferred[None] = Deferred()
+        self._starting: Deferred[None] | None = None
         self._reactor = reactor
         self._log = Logger()
         make_folder(settings.folder)
@@ -93,8 +96,8 @@ class ProxyService(Service):
         super().startService()
         for name in self.settings.ignored:
             self._log.warn("{name} is set, but this version has no edge yet: it is ignored", name=name)
-        starting = Deferred.fromCoroutine(self._start())
-        starting.chainDeferred(self.ready)
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.chainDeferred(self.ready)
 
     async def _start(self) -> None:
         accounts = await open_accounts(
@@ -114,6 +117,8 @@ class ProxyService(Service):
     def stopService(self) -> Deferred[None]:
         """Finish what is in flight, at most for `GRACE` seconds, then let go of everything."""
         super().stopService()
+        if self._starting is not None:
+            self._starting.cancel()
         self._health.stop()
         return self.exchanges.drain(GRACE).addCallback(self._close)
 
@@ -179,6 +184,9 @@ class ListeningService(Service):
             )
 
     def _give_up(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            # Told to stop before it had started.
+            return
         self._log.failure("the proxy could not start", failure)
         message = failure.getErrorMessage() if failure.check(SettingError) else "could not start, see the log"
         self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_line, message)
@@ -189,7 +197,7 @@ class ListeningService(Service):
         super().stopService()
         stopping = [port.stopListening() or succeed(None) for port in self._ports]
         self._ports = []
-        return gatherResults([*stopping, self.site.drain(GRACE)]).addCallback(
+        return gatherResults([*stopping, self.site.drain(GRACE + LAST_WORDS)]).addCallback(
             lambda _: self._access_log.close()
         )
 

@@ -218,6 +218,7 @@ class ScriptedConnection:
         self.paused = False
         """Whether the exchange asked to read no more of the answer."""
         self.aborted = False
+        self.full = False
         self._exchange: Exchange | None = None
         self._room = capacity or 0
 
@@ -311,11 +312,13 @@ class ScriptedConnection:
 
     def fill(self) -> None:
         """Take no more of the request's body."""
+        self.full = True
         self.exchange.upstream_full()
 
     def drain(self) -> None:
         """Take more of the request's body."""
         self._room = self.capacity or 0
+        self.full = False
         self.exchange.upstream_drained()
 
 

@@ -247,11 +247,6 @@ class TestRepeats(ExchangeTests):
         assert self.downstream.body == b"hello"
         self.assert_over(exchange)
 
-    @pytest.mark.xfail(
-        reason="_try_next leaves the state at WAITING, and connected() cannot go from there to WAITING",
-        strict=True,
-        raises=RuntimeError,
-    )
     def test_also_to_one_with_a_kept_connection(self) -> None:
         exchange, connection = self.waiting()
         kept = self.client.keep(self.second)
@@ -349,11 +344,6 @@ class TestBodies(ExchangeTests):
         connection.answer()
         self.assert_over(exchange)
 
-    @pytest.mark.xfail(
-        reason="head_received leaves the timer running: a 100 Continue is written into the answer's body",
-        strict=True,
-        raises=AssertionError,
-    )
     def test_nothing_is_asked_for_once_the_answer_has_begun(self) -> None:
         _exchange, connection = self.waiting(b"POST", length(5), EXPECT)
         connection.respond(413, length(5))
@@ -436,9 +426,6 @@ class TestTimeouts(ExchangeTests):
         assert connection.aborted
         self.assert_over(exchange)
 
-    @pytest.mark.xfail(
-        reason="a service that takes no more of the body is answered as the client's 408", strict=True
-    )
     def test_a_service_that_stops_taking_the_body(self) -> None:
         exchange, connection = self.waiting(b"POST", length(10))
         exchange.request_body_received(b"hello")
@@ -702,7 +689,6 @@ class _Script:
             getattr(connection, step)()
 
 
-@pytest.mark.xfail(reason="the first two examples: see the tests above with the same reasons", strict=True)
 @example(b"PUT", (CHUNKED, EXPECT), ["accept", "respond", "wait"])
 @example(b"GET", (), ["accept", "keep", "lose-silently", "respond", "finish"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

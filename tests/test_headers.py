@@ -517,7 +517,7 @@ def test_x_real_ip_that_is_no_address_is_dropped(said):
     ],
 )
 def test_the_client_behind_trusted_proxies(chain, client):
-    assert forwarded_client(chain, b"-", TRUSTED) == client
+    assert forwarded_client(Peer(b"-"), chain, b"9.9.9.9", TRUSTED) == client
 
 
 @pytest.mark.parametrize(

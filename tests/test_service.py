@@ -195,10 +195,6 @@ class TestProxyService(ServiceTests):
         assert self.store.failure is not None
         assert self.reactor.getDelayedCalls() == []
 
-    @pytest.mark.xfail(
-        reason="_start goes on after stopService, fails on the closed store, and the program exits with 1",
-        strict=True,
-    )
     def test_stopping_before_it_is_ready_ends_the_start(self) -> None:
         self.hashing = Deferred()
         proxy, _listening = self.started()
@@ -339,10 +335,6 @@ class TestListeningService(ServiceTests):
         assert any("1 requests were cut off" in line for line in self.logged)
         assert "/svc/x" in pathlib.Path(self.settings.access_log).read_text()
 
-    @pytest.mark.xfail(
-        reason="the site cuts its connections in the moment the exchanges are refused, before the 503 leaves",
-        strict=True,
-    )
     def test_what_is_cut_off_unanswered_is_told_so(self) -> None:
         self.store.save_instance(instance("http://10.0.0.1:8000"))
         proxy, listening = self.started()

@@ -90,14 +90,15 @@ def _json(text: bytes) -> str:
 def json_line(entry: Entry) -> str:
     """One JSON object; the time is RFC 3339 in UTC, a byte outside ASCII stands as ``\\u00NN``."""
     reason = f', "reason": {encode_basestring_ascii(entry.reason)}' if entry.reason else ""
+    quoted = encode_basestring_ascii
     return (
         f'{{"time": "{_utc(int(entry.time))}.{int(entry.time % 1 * 1000):03d}Z", "id": {_json(entry.id)},'
         f' "client": {_json(entry.client)}, "host": {_json(entry.host)}, "method": {_json(entry.method)},'
         f' "target": {_json(entry.target)}, "protocol": {_json(entry.protocol)},'
-        f' "service": "{entry.service}", "upstream": "{entry.upstream}", "status": {entry.status},'
-        f' "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out},'
-        f' "milliseconds": {entry.seconds * 1000:.1f},'
-        f' "userAgent": {_json(entry.user_agent)}, "referer": {_json(entry.referer)}{reason}}}'
+        f' "service": {quoted(entry.service)}, "upstream": {quoted(entry.upstream)},'
+        f' "status": {entry.status}, "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out},'
+        f' "milliseconds": {entry.seconds * 1000:.1f}, "userAgent": {_json(entry.user_agent)},'
+        f' "referer": {_json(entry.referer)}{reason}}}'
     )
 
 

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from ..errors import error_body
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import Headers, ResponseHead
+from ..messages import NO_BODY, Headers, ResponseHead
 
 if TYPE_CHECKING:
     from .site import ProxyRequest
@@ -136,11 +136,11 @@ class ChannelDownstream(RequestDownstream):
 
     def pause_request(self) -> None:
         """See `interfaces.Downstream`."""
-        self._request.channel.transport.pauseProducing()
+        self._request.channel.hold_request()
 
     def resume_request(self) -> None:
         """See `interfaces.Downstream`."""
-        self._request.channel.transport.resumeProducing()
+        self._request.channel.let_request()
 
 
 @implementer(IPushProducer)
@@ -192,6 +192,8 @@ class ResourceDownstream(RequestDownstream):
         web_headers = WebHeaders()
         for name, value in head.headers:
             web_headers.addRawHeader(name, value)
+        if request._encoder is not None:
+            self._encode(head, web_headers)
         if not head.dated:
             web_headers.addRawHeader(b"Date", datetimeToString())
         request.responseHeaders = web_headers
@@ -201,6 +203,15 @@ class ResourceDownstream(RequestDownstream):
         if getattr(request.channel, "_waitingForTransport", False):
             self.pauseProducing()
         request.write(b"")
+
+    def _encode(self, head: ResponseHead, web_headers: WebHeaders) -> None:
+        """The other program encodes what it serves: so it does here, unless the service has done it."""
+        applied = self._request.responseHeaders.getRawHeaders(b"Content-Encoding")
+        if head.body == NO_BODY or web_headers.hasHeader(b"Content-Encoding") or applied is None:
+            self._request._encoder = None
+        else:
+            web_headers.setRawHeaders(b"Content-Encoding", applied)
+            web_headers.removeHeader(b"Content-Length")
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""

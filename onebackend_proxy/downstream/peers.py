@@ -28,6 +28,8 @@ def client_address(request: Request, trusted: Sequence[Network] = ()) -> str:
     """The address of the client that a request really comes from, behind whatever trusted proxies."""
     peer = peer_of(request.getClientAddress(), request.isSecure(), trusted)
     if peer.trusted:
-        said = b",".join(request.requestHeaders.getRawHeaders(b"X-Forwarded-For") or ())
-        return forwarded_client(said, peer.ip, trusted).decode("latin-1")
+        chain = request.requestHeaders.getRawHeaders(b"X-Forwarded-For")
+        real = request.requestHeaders.getRawHeaders(b"X-Real-IP") or [b""]
+        joined = None if chain is None else b",".join(chain)
+        return forwarded_client(peer, joined, b", ".join(real), trusted).decode("ascii")
     return peer.ip.decode("ascii")

@@ -31,7 +31,7 @@ from ..errors import (
     error_body,
 )
 from ..exchange import Exchange
-from ..headers import MAX_FIELDS, Network, Peer, origin_form
+from ..headers import MAX_FIELDS, Network, Peer, origin_form, the_host
 from ..http1 import response_bytes
 from ..messages import Headers
 from ..transports import send_at_once
@@ -71,6 +71,7 @@ class ProxyRequest(Request):
             self.began = self.site.reactor.seconds()
         try:
             self.uri, authority = origin_form(method, target)
+            the_host(self.requestHeaders.getRawHeaders(b"Host", []))
         except ProxyError as error:
             self._refusal = error
             return
@@ -137,6 +138,12 @@ class ProxyRequest(Request):
             self.channel.linger()
         self.finish()
 
+    def refused(self, status: int, method: bytes, target: bytes) -> None:
+        """The channel has answered, before the head was complete: what the access log is to say."""
+        self.method, self.uri, self.clientproto = method, target, b"-"
+        self.code, self.startedWriting = status, 1
+        self.began = self.began or self.channel.site.reactor.seconds()
+
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource raised: log it, and answer as an API does; never a traceback."""
         self._log.failure("a request failed", failure=reason)
@@ -172,6 +179,8 @@ class ProxyChannel(HTTPChannel):
     _host: IAddress | None = None
     _other: IAddress | None = None
     _lingering = False
+    _request_held = False
+    _savedTimeOut: Any
     _quiet_since = 0
     _heads = 0
     _head_watched = (-1, 0)
@@ -247,8 +256,31 @@ class ProxyChannel(HTTPChannel):
         """The transport's hook: the client takes more."""
         self.full = False
         super().resumeProducing()
+        if self._request_held:
+            self.transport.pauseProducing()
         if self.requests and self.requests[0].exchange is not None:
             self.requests[0].exchange.client_drained()
+
+    def hold_request(self) -> None:
+        """Read no more of the request's body: the upstream does not keep up."""
+        self._request_held = True
+        self.transport.pauseProducing()
+
+    def let_request(self) -> None:
+        """Read on, unless the client takes nothing of the answer either."""
+        self._request_held = False
+        if not self.full:
+            self.transport.resumeProducing()
+
+    def checkPersistence(self, request: PlainRequest, version: bytes) -> bool:
+        """twisted.web's hook: whether the connection may go on; a token list has commas (RFC 9110, 7.6.1)."""
+        if version != b"HTTP/1.1":
+            return False
+        for value in request.requestHeaders.getRawHeaders(b"Connection", ()):
+            if any(token.strip().lower() == b"close" for token in value.split(b",")):
+                request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+                return False
+        return True
 
     def allHeadersReceived(self) -> None:
         """twisted.web's hook: a head is complete."""
@@ -259,6 +291,8 @@ class ProxyChannel(HTTPChannel):
         request.head_came(self._command, self._path, self._version, has_body)
         super().allHeadersReceived()
         if has_body and request.streams:
+            # From here on it is the exchange that sees whether anything moves.
+            self._savedTimeOut = self.setTimeout(None)
             request.start()
 
     def _send100Continue(self) -> None:
@@ -319,15 +353,17 @@ class ProxyChannel(HTTPChannel):
 
     def _refuse_head(self, error: ProxyError) -> None:
         """Refuse what is no request; one under way (a broken chunk in its body) is given up with it."""
-        started = bool(self.requests) and self.requests[0].startedWriting
         self.linger()
-        for request in self.requests:
-            if request.exchange is not None:
-                request.exchange.client_gone()
-        if started:
+        request = self.requests[0] if self.requests else None
+        if request is not None and request.exchange is not None:
+            request.exchange.client_gone()
+        if request is not None and request.startedWriting:
             self.transport.abortConnection()
             return
-        self.write_refusal(error, b"-", getattr(self, "_path", b"-"))
+        method, target = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
+        status = self.write_refusal(error, method, target)
+        if request is not None:
+            request.refused(status, method, target)
         self.loseConnection()
 
     def take_trailers(self) -> Headers:
@@ -462,5 +498,8 @@ class ProxySite(Site):
     def channel_closed(self, channel: ProxyChannel) -> None:
         """A connection ended."""
         self.channels.discard(channel)
+        if not self.channels and self._tick_call is not None:
+            self._tick_call.cancel()
+            self._tick_call = None
         if self._drained is not None and not self.channels and not self._drained.called:
             self._drained.callback(None)

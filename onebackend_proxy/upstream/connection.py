@@ -50,7 +50,7 @@ class UpstreamConnection(ResponseReader, Protocol):
         self._answered = False
         self._silent = True
         self._paused = False
-        self._full = False
+        self.full = False
 
     def __repr__(self) -> str:
         use = repr(self._exchange) if self._exchange else "idle"
@@ -74,7 +74,7 @@ class UpstreamConnection(ResponseReader, Protocol):
         self._silent = True
         self.expect_answer(method)
         self.transport.write(head)
-        if self._full:
+        if self.full:
             exchange.upstream_full()
 
     def write(self, data: bytes) -> None:
@@ -137,7 +137,7 @@ class UpstreamConnection(ResponseReader, Protocol):
     def _release(self) -> None:
         self._answered = False
         self.resume()
-        if self._keep_alive and self._request_sent and not self._full:
+        if self._keep_alive and self._request_sent and not self.full:
             self.reused = True
             self._released(self)
         elif self._request_sent:
@@ -160,13 +160,13 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def pauseProducing(self) -> None:
         """The transport's write buffer is full."""
-        self._full = True
+        self.full = True
         if self._exchange is not None:
             self._exchange.upstream_full()
 
     def resumeProducing(self) -> None:
         """The transport's write buffer is empty again."""
-        self._full = False
+        self.full = False
         if self._exchange is not None:
             self._exchange.upstream_drained()
 

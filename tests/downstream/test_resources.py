@@ -189,10 +189,6 @@ class TestStockRequests(SynchronousTestCase):
     def plane(self) -> Plane:
         return new_plane(stock_site, ONE)
 
-    @pytest.mark.xfail(
-        reason="respond() replaces all headers, with them the Content-Encoding that an encoder has set",
-        strict=True,
-    )
     def test_an_encoder_of_the_site_is_used(self) -> None:
         for site in (Site, ProxySite):
 

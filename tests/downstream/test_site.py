@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
-import pytest
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
@@ -240,7 +239,6 @@ class TestConnections(SiteTests):
         service.finish()
         assert client.answer().body == b"xxxxx"
 
-    @pytest.mark.xfail(reason="the channel's idle time-out runs on while a request body streams", strict=True)
     def test_a_client_that_listens_before_it_sends_on_is_not_idle(self) -> None:
         client = self.plane.connect().ask(b"POST /svc/x HTTP/1.1", b"Content-Length: 10", body=b"hello")
         service = self.plane.upstream.accept()
@@ -250,14 +248,12 @@ class TestConnections(SiteTests):
             service.send_body(b"x")
         assert not client.wire.closed
 
-    @pytest.mark.xfail(reason="a token list in Connection is split at blanks, not at commas", strict=True)
     def test_close_is_found_in_a_list(self) -> None:
         client = self.plane.connect().ask(b"GET /svc/x HTTP/1.1", b"Connection: close, TE", b"TE: trailers")
         self.plane.upstream.accept().answer(b"bye")
         assert client.answer().body == b"bye"
         assert client.wire.closed
 
-    @pytest.mark.xfail(reason="a drained client resumes a request that the upstream has paused", strict=True)
     def test_a_client_that_reads_again_does_not_overrun_the_service(self) -> None:
         client = self.plane.connect().ask(b"POST /svc/x HTTP/1.1", b"Content-Length: 100", body=b"hello")
         service = self.plane.upstream.accept()
@@ -267,9 +263,6 @@ class TestConnections(SiteTests):
         client.wire.drain()
         assert client.wire.paused
 
-    @pytest.mark.xfail(
-        reason="a request paused at its last piece stays paused, so nobody sees a close", strict=True
-    )
     def test_the_connection_is_read_again_after_a_full_last_piece(self) -> None:
         client = self.plane.connect().ask(b"POST /svc/x HTTP/1.1", b"Content-Length: 10", body=b"hello")
         self.plane.upstream.capacity = 10
@@ -543,9 +536,6 @@ class TestAccessHook(SiteTests):
         assert self.statuses() == [499]
         assert entry_of(self.ended[0], 0.0).bytes_in == 5
 
-    @pytest.mark.xfail(
-        reason="what _refuse_head refuses is logged as 499: it does not set the code", strict=True
-    )
     def test_one_whose_head_is_refused(self) -> None:
         client = self.plane.connect().send(b"GET /svc/x HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n")
         client.leaves()
