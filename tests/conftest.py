@@ -9,6 +9,9 @@ import pytest
 
 import onebackend_proxy
 
+# Before anything imports them: a failed assertion in there is to show its values too.
+pytest.register_assert_rewrite("tests.conformance", "tests.wire")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -53,7 +53,7 @@ def test_a_strangers_word_is_nothing():
 
 
 def test_a_trusted_proxys_word():
-    assert client("10.0.0.1") == "10.0.0.1"
+    assert client("10.0.0.1") == "6.6.6.6"  # X-Real-IP counts without X-Forwarded-For, and only then
     assert client("10.0.0.1", b"1.1.1.1") == "1.1.1.1"
     assert client("10.0.0.1", b"6.6.6.6, 1.1.1.1", b"10.0.0.2") == "1.1.1.1"
     assert client("10.0.0.1", b"\xff") == "10.0.0.1"
