@@ -131,6 +131,12 @@ class UpstreamTimeout(ProxyError):
     status = 504
 
 
+class LoopDetected(ProxyError):
+    """The request has come through this proxy too often (RFC 5842, 7.2)."""
+
+    status = 508
+
+
 class SettingError(ProxyError):
     """A setting, or the folder it names, cannot be used; the program does not start."""
 

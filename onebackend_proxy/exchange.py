@@ -63,12 +63,10 @@ class Exchange:
         "_downstream",
         "_error",
         "_exchanges",
-        "_held",
-        "_held_size",
         "_holding",
+        "_kept",
         "_paused_by_client",
         "_progress",
-        "_replay",
         "_request_done",
         "_retries",
         "_stale_retried",
@@ -105,10 +103,9 @@ class Exchange:
         self._tried: list[EndpointState] = []
         self._retries = upstream.retries
         self._stale_retried = False
-        self._held: list[bytes] = []
-        self._held_size = 0
+        # The body so far: until there is a connection, and as long as it is small enough to be sent again.
+        self._kept: bytearray | None = None if request.body == NO_BODY else bytearray()
         self._holding = False
-        self._replay: bytes | None = b""
         self._request_done = request.body in (NO_BODY, 0)
         self._trailers: Headers = []
         self._paused_by_client = False
@@ -170,22 +167,17 @@ class Exchange:
         head = request_bytes(request.method, target, headers, request.body)
         connection.send(self, request.method, head, request.body == CHUNKED)
         if request.body > 0 or request.body == CHUNKED:
-            self._send_held(connection)
+            self._send_kept(connection)
         else:
             connection.end_request([])
 
-    def _send_held(self, connection: Connection) -> None:
-        held = self._replay or b""
-        if self._held:
-            held += b"".join(self._held)
-            self._held = []
-        # Only a body that was here whole can be sent a second time.
-        self._replay = held if self._request_done else None
-        if held:
-            connection.write(held)
+    def _send_kept(self, connection: Connection) -> None:
+        if self._kept:
+            connection.write(bytes(self._kept))
+            if self.request.method not in _IDEMPOTENT or len(self._kept) > MAX_HELD:
+                self._kept = None
         if self._request_done:
             connection.end_request(self._trailers)
-        self._held_size = 0
         if not connection.full:
             self._let_request()
 
@@ -275,6 +267,11 @@ class Exchange:
         self._done()
         self._downstream.end(safe_trailers(trailers) if trailers else trailers)
 
+    @property
+    def _repeatable(self) -> bool:
+        """Whether all that was sent of the request's body is still here."""
+        return self._kept is not None or self.bytes_in == 0
+
     def upstream_lost(self, error: ProxyError, retriable: bool) -> None:
         """The connection ended, or broke HTTP, before the answer was complete.
 
@@ -285,7 +282,7 @@ class Exchange:
         if self.state is State.RELAYING:
             self._abort(error)
             return
-        again = retriable and self.request.method in _IDEMPOTENT and self._replay is not None
+        again = retriable and self.request.method in _IDEMPOTENT and self._repeatable
         if again and connection.reused and not self._stale_retried:
             # It went stale in the pool: that says nothing about the endpoint.
             self._stale_retried = True
@@ -329,14 +326,16 @@ class Exchange:
             return
         self._progress = True
         self.bytes_in += len(data)
-        if self._connection is not None:
-            self._replay = None
-            self._connection.write(data)
-        else:
-            self._held.append(data)
-            self._held_size += len(data)
-            if self._held_size > MAX_HELD:
+        kept = self._kept
+        if kept is not None:
+            kept += data
+        if self._connection is None:
+            if kept is not None and len(kept) > MAX_HELD:
                 self._hold_request()
+            return
+        if kept is not None and (len(kept) > MAX_HELD or self.request.method not in _IDEMPOTENT):
+            self._kept = None
+        self._connection.write(data)
 
     def request_ended(self, trailers: Headers) -> None:
         """The request is complete."""
@@ -420,8 +419,7 @@ class Exchange:
 
     def _done(self) -> None:
         self._go(State.DONE)
-        self._held = []
-        self._replay = None
+        self._kept = None
         self._exchanges.ended(self)
 
     def check(self, now: float) -> None:
@@ -458,7 +456,6 @@ class Exchanges:
     client: UpstreamClient
     random: Callable[[], float] = random
     on_end: Callable[[Exchange], None] | None = None
-    stopping: bool = False
     log: Logger = attrs.field(factory=Logger)
     _active: set[Exchange] = attrs.field(factory=set, init=False)
     _tick: IDelayedCall | None = attrs.field(default=None, init=False)
@@ -495,7 +492,6 @@ class Exchanges:
 
     def drain(self, seconds: float) -> Deferred[int]:
         """Fires when no exchange is left, after `seconds` at the latest, with how many were cut short."""
-        self.stopping = True
         done: Deferred[None] = Deferred()
         if not self._active:
             done.callback(None)

@@ -15,6 +15,7 @@ from .errors import (
     BadRequest,
     ExpectationFailed,
     HeadTooLarge,
+    LoopDetected,
     MethodNotAllowed,
     NotImplementedHere,
     TargetTooLong,
@@ -24,12 +25,14 @@ from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, Respo
 
 MAX_FIELDS = 128
 """Field lines in a request; more are answered with 431."""
+MAX_HOPS = 5
+"""Times that a request may come through this proxy: an instance may be the proxy itself, by mistake."""
 MAX_TARGET = 16 * 1024
 """Bytes of a request target; more are answered with 414."""
 
 NOT_HTTP = "the service's answer was not valid HTTP"
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[\x21-\x22\x24-\x7e]+")
@@ -44,6 +47,7 @@ _METHODS = frozenset(
 # What the request pass does with a name; any other name is kept.
 _DROP, _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TE, _FORWARDED, _REAL_IP, _ID = range(10)
 _XFF, _XFP, _XFH = 10, 11, 12
+_VIA_FIELD = -1
 _REQUEST_RULES: dict[bytes, int] = {
     b"host": _HOST_FIELD,
     b"content-length": _LENGTH,
@@ -65,6 +69,7 @@ _REQUEST_RULES: dict[bytes, int] = {
     b"x-forwarded-host": _XFH,
     b"x-real-ip": _REAL_IP,
     b"x-request-id": _ID,
+    b"via": _VIA_FIELD,
 }
 _RESPONSE_DROP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"content-length")
@@ -163,6 +168,7 @@ def prepare_request(
     lengths: list[bytes] = []
     codings: list[bytes] = []
     connection = expect = te = b""
+    hops = 0
     forwarded: dict[int, bytes] = {}
     for name, value in head.headers:
         rule = _REQUEST_RULES.get(name.lower())
@@ -186,8 +192,13 @@ def prepare_request(
             connection = connection + b"," + value if connection else value
         elif rule == _EXPECT:
             expect = expect + b"," + value if expect else value
+        elif rule == _VIA_FIELD:
+            hops += value.count(_VIA)
+            kept.append((name, value))
         elif rule == _TE:
             te = te + b"," + value if te else value
+    if hops >= MAX_HOPS:
+        raise LoopDetected(f"this request came through here {hops} times already")
     if connection:
         kept = _without_named(kept, connection)
     target, host = _target_and_host(head, hosts)
@@ -241,7 +252,7 @@ def the_host(hosts: Sequence[bytes]) -> bytes:
 def _is_authority(text: bytes) -> bool:
     """Whether it is ``HOST`` or ``HOST:PORT``, with a port that there is."""
     match = _HOST.fullmatch(text)
-    if match is None or (match[2] is not None and int(match[2]) > 65535):
+    if match is None or (match[2] and int(match[2]) > 65535):
         return False
     return match[1] is None or isinstance(_ip_address(match[1]), ipaddress.IPv6Address)
 

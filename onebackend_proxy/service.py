@@ -18,11 +18,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from .addresses import parse_instance_url
-from .api import Accounts, built_in_services, open_accounts
+from .api import Accounts, BuiltInService, built_in_services, open_accounts
 from .balancing import EndpointState, Timeouts, Upstream
 from .downstream import ProxySite, ReverseProxyResource, ServiceResource
 from .downstream.accesslog import AccessLog
@@ -77,6 +76,7 @@ class ProxyService(Service):
         self.settings = settings
         self.ready: Deferred[None] = Deferred()
         self._starting: Deferred[None] | None = None
+        self._built_in: dict[bytes, BuiltInService] = {}
         self._reactor = reactor
         self._log = Logger()
         make_folder(settings.folder)
@@ -105,10 +105,11 @@ class ProxyService(Service):
         )
         await accounts.ensure_admin(self._admin_password)
         await self.registry.load()
-        self.resource.serve(self._built_in(accounts))
+        self._built_in = self._services(accounts)
+        self.resource.serve(self._built_in)
         self._health.start()
 
-    def _built_in(self, accounts: Accounts) -> dict[bytes, IResource]:
+    def _services(self, accounts: Accounts) -> dict[bytes, BuiltInService]:
         def address(request: Request) -> str:
             return client_address(request, self.settings.trusted_proxies)
 
@@ -120,9 +121,11 @@ class ProxyService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._health.stop()
-        return self.exchanges.drain(GRACE).addCallback(self._close)
+        calls = [service.drained() for service in self._built_in.values()]
+        return gatherResults([self.exchanges.drain(GRACE), *calls]).addCallback(self._close)
 
-    def _close(self, cut: int) -> Deferred[None]:
+    def _close(self, results: list[Any]) -> Deferred[None]:
+        cut = results[0]
         if cut:
             self._log.warn("{cut} requests were cut off after {grace} s", cut=cut, grace=GRACE)
         self._client.close()

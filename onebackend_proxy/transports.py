@@ -15,13 +15,18 @@ from twisted.internet.tcp import Client, Connection, Server
 class _SendsAtOnce(Connection):
     """`write` tries the socket first; what it does not take waits, with back-pressure, as ever."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait here for the kernel to take them."""
+        return bool(self.dataBuffer or self._tempDataBuffer)
+
     def write(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.ITransport`."""
-        waiting = self.dataBuffer or self._tempDataBuffer
         # A pull producer is asked for more by the reactor's writing only, so it must take part.
         pulled = self.producer is not None and not self.streamingProducer
         if (
-            waiting
+            self.dataBuffer
+            or self._tempDataBuffer
             or pulled
             or self.disconnecting
             or self.TLS

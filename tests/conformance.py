@@ -486,7 +486,7 @@ class PlaneBehaviour(SynchronousTestCase):
         client.send(b"x" * 50)
         assert service.body == b"some"
         plane.clock.pump([1.0, 1.0, 1.0])
-        assert client.wire.aborted
+        assert client.wire.disconnecting
         self.assert_quiet(plane)
 
     def test_an_answer_may_begin_before_the_request_is_complete(self) -> None:

@@ -12,6 +12,7 @@ from onebackend_proxy.errors import ProxyError, answer_for, error_body
 from .properties import PROPERTY
 
 STATUSES = {
+    "LoopDetected": 508,
     "BadRequest": 400,
     "Unauthenticated": 401,
     "NotPermitted": 403,

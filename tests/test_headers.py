@@ -10,6 +10,7 @@ from onebackend_proxy.errors import (
     BadRequest,
     ExpectationFailed,
     HeadTooLarge,
+    LoopDetected,
     MethodNotAllowed,
     NotImplementedHere,
     ProxyError,
@@ -137,7 +138,6 @@ HOSTS_THAT_ARE_NONE = [
     b"",
     b" ",
     b":80",
-    b"a:",
     b"a:b",
     b"a:-1",
     b"a:65536",
@@ -178,6 +178,18 @@ def test_a_host_that_is_none(host):
     if not set(host) & set(b"/?"):
         with pytest.raises(BadRequest):
             prepared(target=b"http://" + host + b"/x")
+
+
+def test_an_empty_port_is_a_port():
+    # RFC 3986, 3.2.3.
+    assert prepared(host=b"a:").host == b"a:"
+
+
+def test_a_request_that_came_through_too_often_is_a_loop():
+    hop = (b"Via", b"1.1 onebackend-proxy")
+    assert prepared(*[hop] * 4, (b"Via", b"1.1 other")).host
+    with pytest.raises(LoopDetected, match="5 times"):
+        prepared(*[hop] * 3, (b"Via", b"1.1 onebackend-proxy, 1.1 x, 1.1 onebackend-proxy"))
 
 
 def test_no_host_and_two():

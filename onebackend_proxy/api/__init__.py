@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from twisted.web.resource import IResource
-
 from ..interfaces import IRegistry, IStore
 from .accounts import Accounts, open_accounts
 from .json_resource import BuiltInService, ClientAddress, peer_address
@@ -18,7 +16,7 @@ from .proxy_svc import proxy_operations
 from .registry_svc import registry_operations
 from .user_svc import user_operations
 
-__all__ = ["Accounts", "built_in_services", "open_accounts"]
+__all__ = ["Accounts", "BuiltInService", "built_in_services", "open_accounts"]
 
 
 def built_in_services(
@@ -26,7 +24,7 @@ def built_in_services(
     registry: IRegistry,
     accounts: Accounts,
     client_address: ClientAddress = peer_address,
-) -> dict[bytes, IResource]:
+) -> dict[bytes, BuiltInService]:
     """The resource of each built-in service, by its slug; put them below the root.
 
     `client_address` tells whom to throttle: behind a trusted proxy that is not the peer.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -189,6 +189,13 @@ def send_json(request: Request, answer: Answer) -> None:
     request.finish()
 
 
+def _after(call: Deferred[Any]) -> Deferred[None]:
+    """Fires after `call` has, which goes on as ever."""
+    after: Deferred[None] = Deferred()
+    call.addBoth(lambda _: after.callback(None))
+    return after
+
+
 class BuiltInService(Resource):
     """A built-in service: everything below its slug, by a table of operations."""
 
@@ -204,6 +211,11 @@ class BuiltInService(Resource):
         self._operations = tuple(operations)
         self._accounts = accounts
         self._client_address = client_address
+        self._under_way: set[Deferred[Any]] = set()
+
+    def drained(self) -> Deferred[Any]:
+        """Fires when no call is under way."""
+        return DeferredList([_after(call) for call in self._under_way])
 
     def render(self, request: IRequest) -> int:
         """Answer in JSON, now or later, unless the client leaves first."""
@@ -220,6 +232,9 @@ class BuiltInService(Resource):
         done = Deferred.fromCoroutine(self._answer(http_request))
         done.addCallback(answer)
         done.addErrback(lambda failure: _log.failure("an answer of the API could not be sent", failure))
+        if not done.called:
+            self._under_way.add(done)
+            done.addCallback(lambda _: self._under_way.discard(done))
         return NOT_DONE_YET
 
     async def _answer(self, request: Request) -> Answer:

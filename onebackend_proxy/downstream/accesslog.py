@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..errors import SettingError
-from .site import ProxyRequest
+from .request import ProxyRequest
 
 FLUSH_SECONDS = 1.0
 FLUSH_BYTES = 64 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -16,7 +17,7 @@ from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import NO_BODY, Headers, ResponseHead
 
 if TYPE_CHECKING:
-    from .site import ProxyRequest
+    from .request import ProxyRequest
 
 
 def error_head(status: int, body: bytes) -> ResponseHead:
@@ -25,23 +26,7 @@ def error_head(status: int, body: bytes) -> ResponseHead:
     if status == 405:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
     headers.append((b"Content-Length", b"%d" % len(body)))
-    return ResponseHead(status, _REASONS.get(status, b"Error"), headers, len(body))
-
-
-_REASONS = {
-    400: b"Bad Request",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    417: b"Expectation Failed",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
+    return ResponseHead(status, HTTPStatus(status).phrase.encode("ascii"), headers, len(body))
 
 
 class RequestDownstream:
@@ -131,7 +116,8 @@ class ChannelDownstream(RequestDownstream):
         request.finish()
 
     def abort(self) -> None:
-        """See `interfaces.Downstream`."""
+        """See `interfaces.Downstream`; what came before the break is the client's all the same."""
+        self.flush()
         self._request.channel.transport.abortConnection()
 
     def pause_request(self) -> None:
@@ -196,6 +182,9 @@ class ResourceDownstream(RequestDownstream):
             self._encode(head, web_headers)
         if not head.dated:
             web_headers.addRawHeader(b"Date", datetimeToString())
+        # twisted.web's own word on whether the connection goes on.
+        if request.responseHeaders.hasHeader(b"Connection"):
+            web_headers.setRawHeaders(b"Connection", [b"close"])
         request.responseHeaders = web_headers
         # An answer without a type stays without one.
         request.defaultContentType = None

@@ -20,7 +20,7 @@ from ..messages import NO_BODY, Headers, RequestHead
 from ..routing import is_slug, service_slug
 from .answers import ChannelDownstream, RequestDownstream, ResourceDownstream
 from .peers import peer_of
-from .site import ProxyRequest
+from .request import ProxyRequest
 
 
 @attrs.frozen

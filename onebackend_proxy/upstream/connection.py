@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -106,7 +106,13 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def close(self) -> None:
         """Close in order: nobody has it, and nothing is under way."""
-        self.transport.loseConnection()
+        # A producer that stays registered would keep the transport from closing; a TLS peer that sends no
+        # close_notify would too.
+        self.transport.unregisterProducer()
+        if ISSLTransport.providedBy(self.transport):
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
 
     # What the transport says.
 
@@ -140,7 +146,7 @@ class UpstreamConnection(ResponseReader, Protocol):
         if self._keep_alive and self._request_sent and not self.full:
             self.reused = True
             self._released(self)
-        elif self._request_sent:
+        elif self._request_sent and not self.full:
             self.close()
         else:
             self.abort()

@@ -15,7 +15,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from onebackend_proxy import ProxySite
 from onebackend_proxy.downstream.accesslog import entry_of
-from onebackend_proxy.downstream.site import MAX_BUFFERED, MAX_HEAD, ProxyRequest
+from onebackend_proxy.downstream.channel import LINGER_AT_MOST, MAX_HEAD, MAX_NAME, MAX_WAITING
+from onebackend_proxy.downstream.request import MAX_BUFFERED, ProxyRequest
+from onebackend_proxy.downstream.site import IDLE
 from onebackend_proxy.headers import MAX_FIELDS
 from onebackend_proxy.messages import ResponseHead
 
@@ -91,6 +93,15 @@ class TestBadHeads(SiteTests):
         assert not self.site.channels
         return answer
 
+    def test_a_name_that_nobody_would_keep(self) -> None:
+        # twisted.web keeps every name it has seen.
+        name = b"N" * (MAX_NAME + 1)
+        head = b"GET /svc/x HTTP/1.1\r\nHost: x\r\n%b: v\r\n\r\n"
+        self.assert_refused(self.plane.connect().send(head % name), 431)
+        client = self.plane.connect().send(head % name[1:])
+        self.plane.upstream.accept().answer(b"fine")
+        assert client.answer().body == b"fine"
+
     def test_heads_that_are_not_http(self) -> None:
         for head in (
             b"NONSENSE\r\n\r\n",
@@ -101,6 +112,8 @@ class TestBadHeads(SiteTests):
             b"GET /svc/x HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
             b"GET /svc/x HTTP/1.1\r\nHost: x\r\nX: a\nY: b\r\n\r\n",
             b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello",
+            b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nhello",
+            b"NONSENSE\r\n" + b"x" * MAX_HEAD * 2,
             b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
             b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"POST /svc/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -410,7 +423,7 @@ class TestBufferedResources(SiteTests):
         assert client.answer().status == 413
         assert client.wire.write_closed
         self.plane.clock.pump([1.0, 1.0, 1.0])
-        assert client.wire.aborted
+        assert client.wire.disconnecting
         assert self.statuses() == [413]
 
     def test_a_client_that_stops_within_a_body_is_closed(self) -> None:
@@ -562,3 +575,126 @@ class TestAccessHook(SiteTests):
         client.wire.protocol.connectionLost(Failure(OSError("broken pipe")))
         client.wire.connected = False
         assert self.statuses() == [499]
+
+
+class TestClientsThatDoNotRead(SiteTests):
+    """Whoever asks and reads nothing costs no more than what is on the way."""
+
+    ask = b"GET /svc/x HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def test_the_next_request_waits_until_there_is_room_for_its_answer(self) -> None:
+        client = self.plane.connect().send(self.ask * 3)
+        service = self.plane.upstream.accept()
+        client.wire.fill()
+        service.answer(b"one")
+        assert self.plane.upstream.connecting == []
+        assert client.wire.paused
+        client.wire.drain()
+        assert not client.wire.paused
+        client.wire.fill()
+        self.plane.upstream.accept().answer(b"two")
+        assert self.plane.upstream.connecting == []
+        client.wire.drain()
+        self.plane.upstream.accept().answer(b"three")
+        assert [answer.body for answer in client.answers()] == [b"one", b"two", b"three"]
+
+    def test_also_of_those_that_are_answered_at_once(self) -> None:
+        client = self.plane.connect().ask()
+        service = self.plane.upstream.accept()
+        client.wire.fill()
+        client.send(b"GET /echo/x HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        service.answer(b"one")
+        assert [answer.body for answer in client.answers()] == [b"one"]
+        client.wire.drain()
+        assert len(client.answers()) == 1000
+
+    def test_what_is_pipelined_is_not_read_without_end(self) -> None:
+        client = self.plane.connect().ask()
+        service = self.plane.upstream.accept()
+        client.send(b"z" * MAX_WAITING)
+        assert not client.wire.paused
+        client.send(b"z")
+        assert client.wire.paused
+        client.wire.fill()
+        client.wire.drain()
+        assert client.wire.paused
+        service.answer(b"one")
+        assert client.answers()[0].body == b"one"
+
+    def test_it_is_closed_after_a_while_with_its_answers_unread(self) -> None:
+        client = self.plane.connect().ask()
+        service = self.plane.upstream.accept()
+        client.wire.fill()
+        service.answer(b"one")
+        self.plane.clock.pump([1.0] * int(IDLE - 1))
+        assert not client.wire.closed
+        self.plane.clock.pump([1.0, 1.0])
+        assert client.wire.aborted
+        assert not self.site.channels
+
+    def test_an_answer_before_the_service_has_taken_the_body_leaves_no_mark(self) -> None:
+        head = b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+        client = self.plane.connect().send(head)
+        service = self.plane.upstream.accept()
+        service.fill()
+        assert client.wire.paused
+        client.wire.resumeProducing()  # What was on its way when we stopped reading.
+        client.send(b"body")
+        service.answer(b"no", 413)
+        assert client.answer().status == 413
+        client.wire.fill()
+        client.wire.drain()
+        assert not client.wire.paused
+        client.ask()
+        self.plane.upstream.accept().answer(b"next")
+        assert client.answer().body == b"next"
+
+
+class TestLingering(SiteTests):
+    """An answer that came before the end of its request."""
+
+    def begin(self) -> Client:
+        client = self.plane.connect().ask(b"POST /svc/x HTTP/1.1", b"Content-Length: 100", body=b"some")
+        self.plane.upstream.accept().answer(b"no", 413)
+        assert client.wire.write_closed and not client.wire.disconnecting
+        return client
+
+    def test_it_waits_for_the_answer_to_leave(self) -> None:
+        client = self.begin()
+        cast(Any, client.wire).unsent = True
+        self.plane.clock.pump([1.0] * 30)
+        assert client.wire.connected
+        cast(Any, client.wire).unsent = False
+        self.plane.clock.pump([1.0])
+        assert client.wire.connected
+        self.plane.clock.pump([1.0, 1.0])
+        assert client.wire.disconnecting and not client.wire.aborted
+
+    def test_but_not_for_ever(self) -> None:
+        client = self.begin()
+        cast(Any, client.wire).unsent = True
+        self.plane.clock.pump([1.0] * (LINGER_AT_MOST + 1))
+        assert client.wire.aborted
+
+    def test_a_client_that_sends_on_is_not_parsed_any_more(self) -> None:
+        client = self.begin()
+        client.send(b"\r\n" * 1000 + TestClientsThatDoNotRead.ask)
+        assert self.plane.upstream.connecting == []
+        assert client.answer().status == 413
+
+
+class TestSlowRequests(SiteTests):
+    """A request that does not arrive."""
+
+    def test_a_body_for_a_resource_that_stalls(self) -> None:
+        client = self.plane.connect().ask(b"POST /echo/x HTTP/1.1", b"Content-Length: 100", body=b"some")
+        self.plane.clock.pump([1.0] * int(IDLE + 1))
+        answer = client.answer()
+        assert (answer.status, answer.field(b"Connection")) == (408, [b"close"])
+
+    def test_a_client_in_the_middle_of_a_head_does_not_hold_up_the_end(self) -> None:
+        client = self.plane.connect().send(b"GET /svc/x HTTP/1.1\r\nHost")
+        drained = self.site.drain(20)
+        self.plane.clock.advance(0)
+        assert client.wire.disconnecting
+        self.successResultOf(drained)
