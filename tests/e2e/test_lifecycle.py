@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pathlib
 import socket
 import sqlite3
@@ -63,10 +65,26 @@ def test_idle_connections_do_not_hold_up_the_end(new_proxy):
         proxy.stop()
 
 
+def test_sigterm_lets_calls_of_the_api_finish(new_proxy):
+    proxy = new_proxy()
+    body = json.dumps({"appHost": "unnamed", "slug": "1backend", "password": ADMIN_PASSWORD}).encode()
+    head = b"POST /user-svc/login HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with contextlib.ExitStack() as connections:
+        clients = [connections.enter_context(RawClient(proxy.port)) for _ in range(3)]
+        for client in clients:
+            client.sock.sendall(head + body)
+        # Answered means that the others are read as well: they are hashing, or wait for their turn.
+        assert clients[0].sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        proxy.terminate()
+        for client in clients[1:]:
+            assert client.sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert proxy.wait() == 0
+
+
 def test_sigint_ends_it_as_well(new_proxy):
     proxy = new_proxy()
     proxy.process.send_signal(2)
-    proxy.wait()
+    assert proxy.wait() == 0
     assert "Traceback" not in proxy.log()
 
 
