@@ -69,6 +69,10 @@ def canonical_host(text: str) -> str:
             address = ipaddress.IPv6Address("" if "%" in host else host[1:-1])
         except ValueError:
             raise ValueError(f"{host!r} is not an IPv6 address") from None
+        mapped = address.ipv4_mapped
+        if mapped is not None:
+            # Python 3.13 began to write these with dots; what is kept must not depend on that.
+            return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
         return address.compressed
     if not host.isascii():
         try:
