@@ -139,9 +139,10 @@ class ListeningService(Service):
     accept nothing before the proxy is ready.
     """
 
-    def __init__(self, proxy: ProxyService, reactor: Any) -> None:
+    def __init__(self, proxy: ProxyService, reactor: Any, daemon: bool = False) -> None:
         self._proxy = proxy
         self._reactor = reactor
+        self._daemon = daemon
         self._log = Logger()
         settings = proxy.settings
         self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
@@ -160,6 +161,9 @@ class ListeningService(Service):
         for text, failure in failures:
             error = failure.value
             reason = str(error.socketError) if isinstance(error, CannotListenError) else str(error)
+            if self._daemon:
+                # Our output is gone; twistd tells its waiting parent of an Exception, but not of an exit.
+                raise SettingError(f"--listen {text}: {reason}")
             refuse_to_start(f"--listen {text}: {reason}")
 
     def _opened(self, port: Any) -> None:
@@ -259,7 +263,8 @@ def makeService(options: Options) -> MultiService:
 
     try:
         proxy = ProxyService(options.settings, reactor)
-        listening = ListeningService(proxy, reactor)
+        twistd = options.parent
+        listening = ListeningService(proxy, reactor, twistd is not None and not twistd["nodaemon"])
     except SettingError as error:
         refuse_to_start(error.message)
     service = MultiService()

@@ -362,7 +362,11 @@ class TestMakeService(ServiceTests):
     def options(self, *arguments: str) -> Options:
         options = Options()
         self.patch(service, "ProxyService", lambda settings, reactor: ProxyService(settings, self.reactor))
-        self.patch(service, "ListeningService", lambda proxy, reactor: ListeningService(proxy, self.reactor))
+        self.patch(
+            service,
+            "ListeningService",
+            lambda proxy, _reactor, _daemon: ListeningService(proxy, self.reactor),
+        )
         options.parseOptions(
             ["--folder", str(self.folder), "--access-log", self.settings.access_log, *arguments]
         )
