@@ -97,6 +97,12 @@ class IStore(Interface):
     def create_secret(name: str, value: bytes) -> Deferred[bytes]:
         """Keep it, encrypted, unless there is one of this name already; return the one kept."""
 
+    def connect() -> None:
+        """Open files and connections now, and block meanwhile; else the first call does.
+
+        For a program that forks and drops privileges: after the one and before the other.
+        """
+
     def close() -> Deferred[None]:
         """Finish what is under way and let go of files and connections."""
 

@@ -91,6 +91,11 @@ class ProxyService(Service):
         self._desk = Desk(self.exchanges, settings.trusted_proxies)
         self.resource = ServiceResource(self.registry, self._desk)
 
+    def privilegedStartService(self) -> None:
+        """Open the store for good: after twistd's fork, and before it drops privileges."""
+        super().privilegedStartService()
+        self.store.connect()
+
     def startService(self) -> None:
         """Read the store and begin to answer."""
         super().startService()
@@ -122,6 +127,8 @@ class ProxyService(Service):
             self._starting.cancel()
         self._health.stop()
         calls = [service.drained() for service in self._built_in.values()]
+        for call in calls:
+            call.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda *_: None)
         return gatherResults([self.exchanges.drain(GRACE), *calls]).addCallback(self._close)
 
     def _close(self, results: list[Any]) -> Deferred[None]:
@@ -145,7 +152,12 @@ class ListeningService(Service):
         self._daemon = daemon
         self._log = Logger()
         settings = proxy.settings
-        self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+        self._access_log = AccessLog(
+            reactor,
+            settings.access_log,
+            settings.access_log_format,
+            lambda request: client_address(request, settings.trusted_proxies),
+        )
         self.site = ProxySite(proxy.resource, reactor, self._access_log.request_ended)
         self._ports: list[IListeningPort] = []
 

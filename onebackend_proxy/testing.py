@@ -190,6 +190,9 @@ class MemoryStore:
         """Keep it unless there is one of this name already; return the one kept."""
         return self._do(lambda: self._secrets.setdefault(name, value))
 
+    def connect(self) -> None:
+        """Nothing to open."""
+
     def close(self) -> Deferred[None]:
         """After this every call fails with `errors.StoreUnavailable`; closing again does nothing."""
         self.failure = StoreUnavailable("the store is closed")

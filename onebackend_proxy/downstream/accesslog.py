@@ -17,6 +17,8 @@ from twisted.logger import Logger
 from ..errors import SettingError
 from .request import ProxyRequest
 
+ClientOf = Callable[[ProxyRequest], str]
+
 FLUSH_SECONDS = 1.0
 FLUSH_BYTES = 64 * 1024
 MAX_TEXT = 2048
@@ -47,8 +49,16 @@ class Entry:
     reason: str
 
 
-def entry_of(request: ProxyRequest, now: float) -> Entry:
-    """The entry of a request that ended `now`, in Unix seconds."""
+def peer_host(request: ProxyRequest) -> str:
+    """The address at the other end of the connection; "" where it has none."""
+    return str(getattr(request.getClientAddress(), "host", ""))
+
+
+def entry_of(request: ProxyRequest, now: float, client_of: ClientOf = peer_host) -> Entry:
+    """The entry of a request that ended `now`, in Unix seconds.
+
+    `client_of` tells whose request it is where no exchange has found that out.
+    """
     headers = request.requestHeaders
     exchange = request.exchange
     agent = headers.getRawHeaders(b"User-Agent")
@@ -57,8 +67,7 @@ def entry_of(request: ProxyRequest, now: float) -> Entry:
     status = request.code if request.startedWriting else 499
     if exchange is None:
         host = headers.getRawHeaders(b"Host")
-        client = getattr(request.getClientAddress(), "host", "").encode()
-        told = (b"", client, host[0] if host else b"")
+        told = (b"", client_of(request).encode(), host[0] if host else b"")
         received, service, upstream, reason = request.buffered, "", "", ""
     else:
         sent = exchange.request
@@ -132,8 +141,9 @@ class AccessLog:
     counted in `dropped`: a full disk must not stop the proxy.
     """
 
-    def __init__(self, clock: IReactorTime, path: str, format: str) -> None:
+    def __init__(self, clock: IReactorTime, path: str, format: str, client_of: ClientOf = peer_host) -> None:
         self._clock = clock
+        self._client_of = client_of
         self._line = FORMATS[format]
         self._path = path
         self._lines: list[str] = []
@@ -155,7 +165,7 @@ class AccessLog:
 
     def request_ended(self, request: ProxyRequest) -> None:
         """Write a line about this request, soon."""
-        line = self._line(entry_of(request, self._clock.seconds()))
+        line = self._line(entry_of(request, self._clock.seconds(), self._client_of))
         self._lines.append(line)
         self._size += len(line) + 1
         if self._size >= FLUSH_BYTES:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -47,12 +48,23 @@ def _original(error: BaseException) -> BaseException:
     return getattr(error, "orig", None) or error
 
 
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    original = _original(error)
+def _code(error: BaseException) -> int:
     # The low byte is the primary code, the rest tells variants of it.
-    code = (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF
-    message = _CAUSES.get(code, "the store cannot be used now")
-    return StoreUnavailable(message, detail=str(original))
+    return (getattr(_original(error), "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    message = _CAUSES.get(_code(error), "the store cannot be used now")
+    return StoreUnavailable(message, detail=str(_original(error)))
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """Which file it is, whatever it is called; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_engine(path: pathlib.Path, busy_seconds: float) -> sa.Engine:
@@ -106,6 +118,7 @@ class SqliteStore(Statements):
     def __init__(
         self,
         engine: sa.Engine,
+        path: pathlib.Path,
         vault: Vault,
         reactor: IReactorFromThreads,
         *,
@@ -113,6 +126,9 @@ class SqliteStore(Statements):
     ) -> None:
         super().__init__(vault)
         self._engine = engine
+        self._path = path
+        self._file = _identity(path)
+        self._found_busy = 0.0
         self._reactor = reactor
         self._max_waiting = max_waiting
         self._waiting = 0
@@ -124,11 +140,19 @@ class SqliteStore(Statements):
         state = "closed" if self._closed else f"{self._waiting} waiting"
         return f"<SqliteStore: {state}>"
 
+    def connect(self) -> None:
+        """Open the connection now, and block meanwhile; else the first call does.
+
+        For a program that forks and drops privileges: after the one, since SQLite's locks do not survive
+        it, and before the other, which may lose the right to open the file.
+        """
+        self._engine.connect().close()
+
     def _read(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
-        return self._queue(self._transact, work, False)
+        return self._queue(self._transact, work, False, 0.0)
 
     def _write(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
-        return self._queue(self._transact, work, True)
+        return self._queue(self._transact, work, True, time.monotonic())
 
     def _queue(self, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         if self._closed:
@@ -152,7 +176,13 @@ class SqliteStore(Statements):
         done.addCallbacks(answer.callback, answer.errback)
         return answer
 
-    def _transact(self, work: Callable[[sa.Connection], T], writes: bool) -> T:
+    def _transact(self, work: Callable[[sa.Connection], T], writes: bool, queued: float) -> T:
+        if writes and queued < self._found_busy:
+            # It waited while another found the store locked; in turn, all would wait for ever longer.
+            raise StoreUnavailable(_CAUSES[sqlite3.SQLITE_BUSY])
+        if writes and _identity(self._path) != self._file:
+            # SQLite would go on with the file that nobody can find any more.
+            raise StoreUnavailable("the store's file is gone: restart the proxy", detail=str(self._path))
         try:
             with self._engine.connect() as connection:
                 connection = connection.execution_options(writes=writes)
@@ -161,6 +191,8 @@ class SqliteStore(Statements):
         except _OUR_FAULT:
             raise
         except _TROUBLE as error:
+            if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                self._found_busy = time.monotonic()
             raise _unavailable(error) from error
 
     def close(self) -> Deferred[None]:
@@ -189,7 +221,8 @@ def open_sqlite(
     """Open the database at `path`, made (0600) if there is none, and bring its schema up to date.
 
     Meant for the time before the reactor runs: it blocks. Anything that keeps the database from being
-    used, another encryption key included, is an `errors.SettingError`.
+    used, another encryption key included, is an `errors.SettingError`. The store that is returned has no
+    connection yet, so that the process may still fork.
     """
     try:
         # The journal files take their mode from this one.
@@ -210,7 +243,8 @@ def open_sqlite(
     except ProxyError:
         engine.dispose()
         raise
-    return SqliteStore(engine, vault, reactor, max_waiting=max_waiting)
+    engine.dispose()
+    return SqliteStore(engine, path, vault, reactor, max_waiting=max_waiting)
 
 
 def _check(connection: sa.Connection) -> None:

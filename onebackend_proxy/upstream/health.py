@@ -19,7 +19,7 @@ from .connecting import endpoint_for
 INTERVAL = 15.0
 TIMEOUT = 3.0
 SLOW = 1.0
-MAX_AT_ONCE = 64
+MAX_AT_ONCE = 256
 
 
 class _Probe(Protocol):
@@ -48,7 +48,8 @@ class HealthChecks:
         self._endpoint_for = endpoint_for
         self._log = Logger()
         self._at_once = DeferredSemaphore(MAX_AT_ONCE)
-        self._looking: dict[EndpointState, Deferred[None]] = {}
+        self._asked: dict[tuple[str, int], list[EndpointState]] = {}
+        self._looking: dict[tuple[str, int], Deferred[None]] = {}
         self._next: IDelayedCall | None = None
         self._factory = Factory.forProtocol(_Probe)
         self._factory.noisy = False
@@ -68,23 +69,29 @@ class HealthChecks:
             looking.cancel()
 
     def look(self, endpoint: EndpointState) -> None:
-        """Look at one endpoint soon, unless that is under way."""
-        if endpoint not in self._looking:
-            looking = self._at_once.run(self._connect, endpoint)
-            self._looking[endpoint] = looking
-            looking.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            looking.addErrback(lambda failure: self._log.failure("a health check failed", failure))
+        """Look at one endpoint soon; those that share its host and port are looked at once."""
+        place = (endpoint.address.host, endpoint.address.port)
+        asked = self._asked.setdefault(place, [])
+        asked.append(endpoint)
+        if place in self._looking:
+            return
+        looking = self._at_once.run(self._connect, place)
+        self._looking[place] = looking
+        looking.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        looking.addErrback(lambda failure: self._log.failure("a health check failed", failure))
 
-            def looked(_: object) -> None:
-                del self._looking[endpoint]
+        def looked(_: object) -> None:
+            del self._looking[place]
+            self._asked.pop(place, None)
 
-            looking.addBoth(looked)
+        looking.addBoth(looked)
 
-    def _connect(self, endpoint: EndpointState) -> Deferred[None]:
+    def _connect(self, place: tuple[str, int]) -> Deferred[None]:
         # Reached means listening: no TLS here, the handshake is for requests.
-        plain = Address("http", endpoint.address.host, endpoint.address.port)
         began = self._reactor.seconds()
-        connecting = self._endpoint_for(self._reactor, plain, TIMEOUT).connect(self._factory)
+        connecting = self._endpoint_for(self._reactor, Address("http", *place), TIMEOUT).connect(
+            self._factory
+        )
         late = self._reactor.callLater(TIMEOUT, connecting.cancel)
 
         def settled(result: object) -> None:
@@ -93,18 +100,20 @@ class HealthChecks:
                 if isinstance(result, Failure) and result.check(CancelledError, ConnectingCancelledError):
                     # We were told to stop, which says nothing about the endpoint.
                     return
-            took = self._reactor.seconds() - began
-            if isinstance(result, Failure):
-                nameless = result.check(DNSLookupError) is not None
-                self._found(endpoint, Health.ERROR if nameless else Health.UNREACHABLE)
-                endpoint.failures += 1
-            else:
-                endpoint.last_heartbeat = self._reactor.seconds()
-                self._found(endpoint, Health.DEGRADED if took > SLOW else Health.HEALTHY)
+            for endpoint in self._asked.pop(place, []):
+                self._found(endpoint, result, began)
 
         return connecting.addBoth(settled)
 
-    def _found(self, endpoint: EndpointState, health: Health) -> None:
+    def _found(self, endpoint: EndpointState, result: object, began: float) -> None:
+        now = self._reactor.seconds()
+        if isinstance(result, Failure):
+            nameless = result.check(DNSLookupError) is not None
+            health = Health.ERROR if nameless else Health.UNREACHABLE
+            endpoint.failures += 1
+        else:
+            endpoint.last_heartbeat = now
+            health = Health.DEGRADED if now - began > SLOW else Health.HEALTHY
         if endpoint.health is not health:
             self._log.info(
                 "{address} is {health}, was {was}",

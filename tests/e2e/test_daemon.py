@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 
@@ -28,6 +30,10 @@ def start(folder: pathlib.Path, port: int) -> subprocess.CompletedProcess[str]:
     )
 
 
+def save_route(admin: Api, host: str) -> None:
+    admin.ok("PUT", "/proxy-svc/routes", {"routes": [{"id": host, "target": "http://10.0.0.1"}]})
+
+
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -44,7 +50,15 @@ def test_a_daemon_serves_and_ends(tmp_path):
     try:
         wait_until(lambda: "listening on" in (tmp_path / "log").read_text(), "the daemon listens", 20)
         # The store's thread and connection are on this side of the fork.
-        Api(f"http://127.0.0.1:{port}").login()
+        admin = Api(f"http://127.0.0.1:{port}").login()
+        save_route(admin, "a.example")
+        # Whoever else opens and closes the database finds out that it is in use: SQLite's locks, which a
+        # fork would lose, keep the journal from being taken away under the daemon.
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "proxy.sqlite")) as other:
+            other.execute("SELECT count(*) FROM routes").fetchone()
+        save_route(admin, "b.example")
+        links = [os.readlink(link) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        assert not [link for link in links if "(deleted)" in link]
     finally:
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not is_running(pid), "the daemon has ended", 20)
@@ -57,6 +71,7 @@ def test_a_port_in_use_is_told_to_the_caller(tmp_path):
     assert done.returncode == 1
     # twistd tells no more than 100 bytes; the log has the rest.
     assert "--listen" in done.stderr and "Address a" in done.stderr
-    assert "Address already in use" in (tmp_path / "log").read_text()
+    told = lambda: "Address already in use" in (tmp_path / "log").read_text()  # noqa: E731
+    wait_until(told, "the log has the whole of it", 10)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "pid").exists()

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sqlite3
 import stat
 import threading
+import time
 from typing import Any
 
 from twisted.internet import reactor as any_reactor
@@ -18,6 +20,15 @@ from onebackend_proxy.store import Vault, open_sqlite
 from .contract import StoreContract, failure_of
 
 reactor: Any = any_reactor
+
+
+def _open_files():
+    """What this process has open."""
+    found = []
+    for link in pathlib.Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return found
 
 
 class Base(TestCase):
@@ -76,6 +87,52 @@ class SqliteStoreTests(StoreContract, Base):
             self.assertEqual(len(await self.store.routes()), 1)
 
         return self.run_async(check())
+
+    def test_those_who_waited_behind_a_lock_do_not_wait_in_turn(self):
+        async def check():
+            other = self.other_connection()
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            saves = [self.store.save_routes([Route(f"{n}.com", "http://a")]) for n in range(50)]
+            listed = self.store.routes()
+            for save in saves:
+                error = await failure_of(StoreUnavailable, save)
+                self.assertEqual(error.message, "the store is busy: try again")
+            # In turn it would be fifty times 0.05 s.
+            self.assertLess(time.monotonic() - began, 1.5)
+            # Readers do not wait for who writes.
+            self.assertEqual(await listed, ())
+            other.execute("ROLLBACK")
+            await self.store.save_routes([Route("a.com", "http://a")])
+
+        return self.run_async(check())
+
+    def test_a_file_that_is_gone_or_another_takes_no_saves(self):
+        async def check():
+            await self.store.save_routes([Route("a.com", "http://a")])
+            self.path.rename(self.path.with_name("moved"))
+            for _ in range(2):
+                error = await failure_of(
+                    StoreUnavailable, self.store.save_routes([Route("b.com", "http://b")])
+                )
+                self.assertEqual(error.message, "the store's file is gone: restart the proxy")
+                # The second time there is a file again, but not ours.
+                self.path.touch()
+            self.path.unlink()
+            self.path.with_name("moved").rename(self.path)
+            await self.store.save_routes([Route("c.com", "http://c")])
+            self.assertEqual([route.id for route in await self.store.routes()], ["a.com", "c.com"])
+
+        return self.run_async(check())
+
+    def test_no_connection_is_open_before_it_is_told_to(self):
+        # A fork would carry it over, but not its locks.
+        store = open_sqlite(self.folder / "other.sqlite", Vault("a key"), reactor)
+        self.addCleanup(store.close)
+        opened = lambda: [link for link in _open_files() if link.endswith("other.sqlite")]  # noqa: E731
+        self.assertEqual(opened(), [])
+        store.connect()
+        self.assertEqual(len(opened()), 1)
 
     def test_a_short_lock_is_waited_for(self):
         async def check():
