@@ -94,6 +94,13 @@ def test_a_request_that_we_answered():
     assert (entry.service, entry.upstream, entry.reason) == ("", "", "")
 
 
+def test_the_client_of_what_we_answered_is_who_the_throttle_sees():
+    assert entry_of(request(), 1700000000.25).client == b"9.9.9.9"
+    assert entry_of(request(), 1700000000.25, lambda _request: "5.5.5.5").client == b"5.5.5.5"
+    # What an exchange has found out stays.
+    assert entry_of(request(EXCHANGE), 1700000000.25, lambda _request: "5.5.5.5").client == b"1.2.3.4"
+
+
 def test_a_request_without_fields():
     entry = entry_of(request(requestHeaders=Headers()), 1700000000.25)
     assert (entry.host, entry.user_agent, entry.referer) == (b"", b"", b"")

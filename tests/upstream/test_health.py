@@ -73,6 +73,19 @@ class TestHealthChecks(SynchronousTestCase):
         assert self.endpoint.health is Health.UNREACHABLE
         assert self.clock.getDelayedCalls() == []
 
+    def test_those_at_one_host_and_port_are_looked_at_once(self) -> None:
+        # Else one service with a thousand paths at one port would hold up the looks at all others.
+        beside = EndpointState(parse_instance_url("http://a.example:443/other"))
+        self.checks.look(self.endpoint)
+        self.checks.look(beside)
+        assert len(self.network.attempts) == 1
+        self.network.fail()
+        assert self.endpoint.health is beside.health is Health.UNREACHABLE
+        self.checks.look(beside)
+        self.network.accept()
+        assert self.endpoint.health is Health.UNREACHABLE
+        assert beside.health is Health.HEALTHY
+
     def test_it_recovers(self) -> None:
         self.checks.look(self.endpoint)
         self.network.fail()
