@@ -106,7 +106,10 @@ class ProxyService(Service):
 
     async def _start(self) -> None:
         accounts = await open_accounts(
-            self.store, self._reactor.seconds, open_registration=self.settings.open_registration
+            self.store,
+            self._reactor.seconds,
+            open_registration=self.settings.open_registration,
+            slug_in_use=lambda slug: self.registry.lookup(slug) is not None,
         )
         await accounts.ensure_admin(self._admin_password)
         await self.registry.load()

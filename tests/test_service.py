@@ -166,7 +166,10 @@ class TestProxyService(ServiceTests):
         self.successResultOf(proxy.ready)
         assert proxy.registry.lookup("svc") is not None
         assert set(proxy.resource._built_in) == {b"user-svc", b"registry-svc", b"proxy-svc"}
-        assert self.opened == [{"open_registration": False}]
+        (options,) = self.opened
+        slug_in_use = options.pop("slug_in_use")
+        assert (slug_in_use("svc"), slug_in_use("other")) == (True, False)
+        assert options == {"open_registration": False}
 
     def test_instances_are_looked_at_from_then_on(self) -> None:
         self.store.save_instance(instance("http://10.0.0.1:8000"))

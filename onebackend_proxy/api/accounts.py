@@ -60,11 +60,13 @@ class Accounts:
         seconds: Callable[[], float],
         *,
         open_registration: bool = False,
+        slug_in_use: Callable[[str], bool] = lambda slug: False,
     ) -> None:
         self._store = store
         self._issuer = issuer
         self._work = work
         self._open_registration = open_registration
+        self._slug_in_use = slug_in_use
         self._logins = LoginThrottle(seconds)
         self._registrations = RegistrationThrottle(seconds)
 
@@ -113,23 +115,29 @@ class Accounts:
         caller: Claims | None,
         address: str,
     ) -> Login:
-        """A new account, logged in; `errors.Conflict` if the slug is taken."""
-        self._may_register(caller, address)
-        if await self._store.account(slug) is not None:
+        """A new account, logged in; `errors.Conflict` if the slug is taken.
+
+        For anybody but an admin it is taken as well while instances serve it: their traffic is not to be had
+        by being the first to ask for their name.
+        """
+        by_admin = self._may_register(caller, address)
+        if await self._store.account(slug) is not None or (not by_admin and self._slug_in_use(slug)):
             raise Conflict(f"the slug {slug} is taken")
         account = self._new_account(slug, name or slug, await self._work.hash(password))
         await self._store.create_account(account)
         return await self._issue(account, (await self._store.app(app_host)).id, device)
 
-    def _may_register(self, caller: Claims | None, address: str) -> None:
+    def _may_register(self, caller: Claims | None, address: str) -> bool:
+        """Whether it is an admin who registers; raises if nobody else may."""
         if caller is not None and is_authorized(caller.roles, USER_CREATE):
-            return
+            return True
         if self._open_registration:
             self._registrations.attempt(address)
         elif caller is None:
             raise Unauthenticated("registering an account needs the token of an admin")
         else:
             require(caller.roles, USER_CREATE)
+        return False
 
     async def refresh(self, caller: Claims) -> Login:
         """A new token in place of one that may have expired; the old one stays good for as long as it was.
@@ -184,12 +192,23 @@ def open_accounts(
     *,
     token_lifetime: int = DEFAULT_LIFETIME,
     open_registration: bool = False,
+    slug_in_use: Callable[[str], bool] = lambda slug: False,
     work: PasswordWork | None = None,
 ) -> Deferred[Accounts]:
-    """The accounts in `store`; `seconds` is the Unix time (a reactor's own ``seconds``)."""
+    """The accounts in `store`; `seconds` is the Unix time (a reactor's own ``seconds``).
+
+    `slug_in_use` tells whether instances serve a slug, which open registration then does not give away.
+    """
 
     async def make() -> Accounts:
         issuer = await open_issuer(store, seconds, token_lifetime)
-        return Accounts(store, issuer, work or PasswordWork(), seconds, open_registration=open_registration)
+        return Accounts(
+            store,
+            issuer,
+            work or PasswordWork(),
+            seconds,
+            open_registration=open_registration,
+            slug_in_use=slug_in_use,
+        )
 
     return Deferred.fromCoroutine(make())

@@ -67,7 +67,8 @@ class Api:
         self.registry = EmbeddedRegistry(self.store)
         issuer = TokenIssuer(SIGNING_KEY, self.clock.seconds)
         work = options.pop("work", None) or cheap_work()
-        self.accounts = Accounts(self.store, issuer, work, self.clock.seconds, **options)
+        in_use: Any = {"slug_in_use": lambda slug: self.registry.lookup(slug) is not None}
+        self.accounts = Accounts(self.store, issuer, work, self.clock.seconds, **in_use, **options)
         self.address = "192.0.2.1"
         self.root = Resource()
         services = built_in_services(self.store, self.registry, self.accounts, lambda _request: self.address)

@@ -175,6 +175,17 @@ class OpenRegistrationTests(Base):
         user = self.register().json["token"]["token"]
         self.assertEqual(self.register(user, slug="b-svc").status, 200)
 
+    def test_nobody_gets_the_traffic_of_instances_by_taking_their_slug(self):
+        admin = self.admin()
+        instance = {"url": "http://10.0.0.1", "slug": "billing"}
+        self.do(self.api.call("PUT", "/registry-svc/instance", instance, token=admin))
+        stranger = self.register().json["token"]["token"]
+        for token in ("", stranger):
+            reply = self.register(token, slug="billing")
+            self.assertEqual((reply.status, reply.error), (409, "the slug billing is taken"))
+        self.assertEqual(self.login(slug="billing", password="long enough").status, 401)
+        self.assertEqual(self.register(admin, slug="billing").status, 200)
+
     def test_within_reason(self):
         for number in range(20):
             self.assertEqual(self.register(slug=f"svc-{number}").status, 200)
