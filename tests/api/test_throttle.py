@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebackend_proxy.api.throttle import EventWindow, LoginThrottle, RegistrationThrottle, network_of
+from onebackend_proxy.api.throttle import (
+    EventWindow,
+    LoginThrottle,
+    RegistrationThrottle,
+    is_local,
+    network_of,
+)
 from onebackend_proxy.errors import TooManyRequests
 
 
@@ -52,6 +58,22 @@ def test_twenty_failures_a_minute_for_a_client(time):
         throttle.failed("192.0.2.1", f"svc-{number}")
     assert wait(throttle, "192.0.2.1", "new-svc") == 60
     assert wait(throttle, "192.0.2.2", "new-svc") == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "", "unix:"])
+def test_programs_on_this_machine_do_not_lock_each_other_out(time, address):
+    throttle = LoginThrottle(time)
+    for slug in ("a-svc", "b-svc", "c-svc", "d-svc", "e-svc"):
+        for _ in range(5):
+            assert wait(throttle, address, slug) == 0
+            throttle.failed(address, slug)
+    assert wait(throttle, address, "1backend") == 0
+    assert wait(throttle, address, "a-svc") == 60
+
+
+@pytest.mark.parametrize("address", ["128.0.0.1", "::2", "fe80::1%lo", "::ffff:192.0.2.1", "unknown"])
+def test_others_are_not_on_this_machine(address):
+    assert not is_local(address)
 
 
 def test_success_clears_the_pair_but_not_the_client(time):
