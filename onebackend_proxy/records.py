@@ -13,6 +13,9 @@ ADMIN_SLUG = "1backend"
 ADMIN_ROLE = "user-svc:admin"
 USER_ROLE = "user-svc:user"
 
+BUILT_IN_SLUGS = ("user-svc", "registry-svc", "proxy-svc")
+"""The services that the proxy itself is: no instance can be registered for them."""
+
 
 @attrs.frozen
 class Route:
