@@ -8,9 +8,15 @@ import secrets
 
 from .errors import SettingError
 
+DEFAULT_FOLDER = "~/.1backend"
 ENCRYPTION_KEY = "encryption.key"
 ADMIN_PASSWORD = "admin-password"
 DATABASE = "proxy.sqlite"
+
+
+def default_folder() -> pathlib.Path:
+    """The data folder where none is named."""
+    return pathlib.Path(DEFAULT_FOLDER).expanduser()
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -23,13 +29,21 @@ def make_folder(folder: pathlib.Path) -> None:
         raise SettingError(f"--folder: {folder} cannot be written")
 
 
+def read_secret(path: pathlib.Path) -> str:
+    """The secret in the file at `path`, without the white space around it, which no editor shows.
+
+    Raises `OSError` or `UnicodeDecodeError`; empty where the file is.
+    """
+    return path.read_text("utf-8").strip()
+
+
 def kept_secret(path: pathlib.Path) -> str:
     """The secret kept in the file at `path`, made now (0600) if there is none."""
     try:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            text = path.read_text("utf-8").strip()
+            text = read_secret(path)
             if not text:
                 raise SettingError(f"{path} is empty: delete it to have a new one made") from None
             return text

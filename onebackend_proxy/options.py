@@ -13,6 +13,7 @@ import attrs
 from twisted.python import usage
 
 from .errors import SettingError
+from .folder import DEFAULT_FOLDER, default_folder
 from .headers import Network
 
 DEFAULT_LISTEN = "tcp:11337:interface=127.0.0.1"
@@ -30,7 +31,7 @@ class Settings:
     """All settings of the program; the defaults are those of the command line."""
 
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
-    folder: pathlib.Path = attrs.field(factory=lambda: pathlib.Path("~/.1backend").expanduser())
+    folder: pathlib.Path = attrs.field(factory=default_folder)
     encryption_key: str = attrs.field(default="", repr=False)
     trusted_proxies: tuple[Network, ...] = ()
     access_log: str = "-"
@@ -115,7 +116,7 @@ SETTINGS = (
         _endpoints,
         repeatable=True,
     ),
-    _Setting("folder", "OB_FOLDER", "Data folder. [default: ~/.1backend]", _folder),
+    _Setting("folder", "OB_FOLDER", f"Data folder. [default: {DEFAULT_FOLDER}]", _folder),
     _Setting(
         "encryption-key",
         "OB_ENCRYPTION_KEY",

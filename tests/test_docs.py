@@ -44,6 +44,20 @@ def test_every_command_shown_exists(page):
             assert command.get_command(context, second) is not None, f"oo {words}"
 
 
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_is_documented(name):
+    command = cli.commands[name]
+    shown = re.findall(r"^   oo (\S+)(?: (\S+))?", (TOP / "docs" / "oo.rst").read_text(), re.MULTILINE)
+    firsts = {word for first, _ in shown for word in first.split("|")}
+    if isinstance(command, click.Group):
+        assert name in firsts
+        seconds = {word for first, second in shown if first == name for word in second.split("|")}
+        assert set(command.commands) <= seconds
+    else:
+        # `oo register` is `oo users register`.
+        assert name in firsts | {"register"}
+
+
 def test_every_public_name_is_documented():
     text = (TOP / "docs" / "embedding.rst").read_text()
     assert [name for name in public_names if f"``{name}``" not in text] == []

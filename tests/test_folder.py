@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from onebackend_proxy.errors import SettingError
-from onebackend_proxy.folder import kept_secret, make_folder
+from onebackend_proxy.folder import default_folder, kept_secret, make_folder, read_secret
 
 
 def mode(path):
@@ -60,6 +60,21 @@ def test_a_secret_that_somebody_wrote(tmp_path):
     path = tmp_path / "secret"
     path.write_text("  m\u00fc sli \r\n\n", "utf-8")
     assert kept_secret(path) == "m\u00fc sli"
+
+
+def test_one_rule_reads_a_secret(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(b"\t two words \r\n\n")
+    assert read_secret(path) == kept_secret(path) == "two words"
+    path.write_bytes(b" \n")
+    assert read_secret(path) == ""
+    with pytest.raises(FileNotFoundError):
+        read_secret(tmp_path / "none")
+
+
+def test_the_folder_where_none_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".1backend"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b" \t\r\n"])

@@ -1,4 +1,4 @@
-"""`oo login`, `whoami`, `token`, `register` and `oo users`."""
+"""`oo login`, `logout`, `whoami`, `token`, `register` and `oo users`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,18 @@ def login(settings: Settings, slug: str | None, password: str | None) -> None:
     slug = slug or ask("Slug")
     said = session.login(slug, password or ask("Password", hidden=True))
     settings.show(said, f"logged in as {slug} at {session.url}")
+
+
+@click.command("logout", cls=AliasedCommand)
+@pass_settings
+def logout(settings: Settings) -> None:
+    """Forget the kept token; on the proxy's own machine, oo is the admin again."""
+    session = settings.session()
+    slug = session.logout()
+    if slug is None:
+        settings.show({}, f"you are not logged in at {session.url}: there is nothing to forget")
+    else:
+        settings.show({}, f"logged out: the login of {slug} at {session.url} is forgotten")
 
 
 @click.command("whoami", cls=AliasedCommand)

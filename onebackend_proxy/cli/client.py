@@ -81,6 +81,8 @@ class Answer:
     reason: str
     text: str
     location: str = ""
+    asked_as: str = ""
+    """Whose token the request went with, and how to use another's: said where this one may not."""
 
     @property
     def ok(self) -> bool:
@@ -102,7 +104,10 @@ class Answer:
         """Return itself, or raise a Refusal with the server's own words."""
         if self.ok:
             return self
-        raise Refusal(self._why(), self.status)
+        why = self._why()
+        raise Refusal(
+            f"{why}, and {self.asked_as}" if self.status == 403 and self.asked_as else why, self.status
+        )
 
     def _why(self) -> str:
         try:

@@ -18,6 +18,7 @@ import attrs
 import yaml
 
 from onebackend_proxy.cli.client import Refusal, canonical_url, one_line
+from onebackend_proxy.folder import default_folder
 
 DEFAULT_URL = "http://127.0.0.1:11337"
 DEFAULT_ENVIRONMENT = "local"
@@ -127,6 +128,15 @@ class CliConfig:
         user["selectedAppHost"] = kept.app_host
         environment["selectedUser"] = kept.slug
 
+    def forget_token(self, kept: KeptToken) -> None:
+        """Forget a token, if it is there; its user is selected no more when that was the last one."""
+        environment = self.environments.get(kept.environment, {})
+        user = (environment.get("users") or {}).get(kept.slug, {})
+        tokens = user.get("tokensByAppHost") or {}
+        tokens.pop(kept.app_host, None)
+        if not tokens and environment.get("selectedUser") == kept.slug:
+            del environment["selectedUser"]
+
     def _check(self) -> None:
         """Refuse what the methods above could not walk through."""
         self._expect(self.data.get("selectedEnvironment"), str, "selectedEnvironment")
@@ -159,9 +169,9 @@ class CliConfig:
             raise Refusal(f"{self._where}: {place}: expected {name}")
 
 
-def default_path(home: pathlib.Path) -> pathlib.Path:
-    """Return where the file lies for a user with this home."""
-    return home / ".1backend" / "cliConfig.yaml"
+def default_path() -> pathlib.Path:
+    """Return where the file lies: in the user's own folder, wherever a proxy keeps its data."""
+    return default_folder() / "cliConfig.yaml"
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ import click
 from click.core import ParameterSource
 
 from onebackend_proxy.cli.client import Client, Refusal
+from onebackend_proxy.cli.config import DEFAULT_APP_HOST
 from onebackend_proxy.cli.session import admin_password, token_of
 from onebackend_proxy.cli.shell import pretty
+from onebackend_proxy.folder import ADMIN_PASSWORD
 from onebackend_proxy.records import ADMIN_SLUG
 
 DEFAULT_PORT = 11337
@@ -200,14 +202,14 @@ def register_and_call(client: Client, service: str, environ: Mapping[str, str], 
     """Do what an operator does: an account for the service, its instance, and a first request."""
     found = admin_password(environ, folder)
     if found is None:
-        raise Refusal(f"{folder / 'admin-password'}: there is no password of the admin to read")
+        raise Refusal(f"{folder / ADMIN_PASSWORD}: there is no password of the admin to read")
     password, source = found
     admin = _log_in(client, ADMIN_SLUG, password)
     _say(f"Logged in as the admin, {ADMIN_SLUG}, with the password from {source}")
     body: dict[str, str] = {"url": service}
     try:
         own = secrets.token_urlsafe(24)
-        account = {"appHost": "unnamed", "slug": SLUG, "name": "Sample service", "password": own}
+        account = {"appHost": DEFAULT_APP_HOST, "slug": SLUG, "name": "Sample service", "password": own}
         client.call("POST", "/user-svc/register", account, token=admin)
         token = _log_in(client, SLUG, own)
         _say(f"Registered the account {SLUG} and logged in as it")
@@ -223,7 +225,7 @@ def register_and_call(client: Client, service: str, environ: Mapping[str, str], 
 
 
 def _log_in(client: Client, slug: str, password: str) -> str:
-    body = {"appHost": "unnamed", "slug": slug, "password": password, "device": "cli"}
+    body = {"appHost": DEFAULT_APP_HOST, "slug": slug, "password": password, "device": "cli"}
     return token_of(client.call("POST", "/user-svc/login", body), client.url)
 
 

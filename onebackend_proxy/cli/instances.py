@@ -60,7 +60,9 @@ def register(settings: Settings, address: str, slug: str | None, id_: str | None
     """Register the instance at URL."""
     given = {"url": address, "slug": slug, "id": id_}
     body = {name: value for name, value in given.items() if value is not None}
-    settings.show(settings.session().call("PUT", "/registry-svc/instance", body), f"registered {address}")
+    session = settings.session()
+    answer = session.call("PUT", "/registry-svc/instance", body)
+    settings.show(answer, f"registered {address} for {slug or session.slug}")
 
 
 @instances.command("remove", aliases=("rm", "delete"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onebackend_proxy.cli.accounts import login, register, token, users, whoami
+from onebackend_proxy.cli.accounts import login, logout, register, token, users, whoami
 from onebackend_proxy.cli.calls import CALLS
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.demo import demo
@@ -89,7 +89,7 @@ def cli() -> None:
 
 
 _GROUPS = (users, routes, redirects, instances, environments)
-for _command in (login, whoami, token, register, *_GROUPS, *CALLS, demo):
+for _command in (login, logout, whoami, token, register, *_GROUPS, *CALLS, demo):
     cli.add_command(_command)
 
 

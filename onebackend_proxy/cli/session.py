@@ -12,9 +12,8 @@ import attrs
 
 from onebackend_proxy.cli.client import Answer, Client, Query, Refusal, canonical_url, is_loopback
 from onebackend_proxy.cli.config import DEFAULT_APP_HOST, DEFAULT_URL, CliConfig, KeptToken, editing
-from onebackend_proxy.records import ADMIN_SLUG
-
-BUILT_IN = ("user-svc", "registry-svc", "proxy-svc")
+from onebackend_proxy.folder import ADMIN_PASSWORD, read_secret
+from onebackend_proxy.records import ADMIN_SLUG, BUILT_IN_SLUGS
 
 
 @attrs.frozen
@@ -57,9 +56,9 @@ def admin_password(environ: Mapping[str, str], folder: pathlib.Path) -> tuple[st
     """Return the admin's password and where it came from, or None where we may not read it."""
     if environ.get("OB_ADMIN_PASSWORD"):
         return environ["OB_ADMIN_PASSWORD"], "OB_ADMIN_PASSWORD"
-    path = folder / "admin-password"
+    path = folder / ADMIN_PASSWORD
     try:
-        password = path.read_text("utf-8").rstrip("\r\n")
+        password = read_secret(path)
     except (OSError, UnicodeDecodeError):
         return None
     return (password, str(path)) if password else None
@@ -120,6 +119,13 @@ class Session:
         """The token that the last call went with, or the next would."""
         return self._kept.token if self._kept else self._admin
 
+    @property
+    def slug(self) -> str | None:
+        """Whose token that is; None where there is none."""
+        if self._kept is not None:
+            return self._kept.slug
+        return ADMIN_SLUG if self._admin is not None else None
+
     def call(
         self,
         method: str,
@@ -146,15 +152,28 @@ class Session:
         if token is None and not anonymous:
             raise Refusal(self._no_login())
         answer = self.client.send(method, path, body, query=query, token=token)
-        if answer.status != 401 or self._kept is None:
-            return answer
-        return self.client.send(method, path, body, query=query, token=self._renew(path))
+        if answer.status == 401 and self._kept is not None:
+            token = self._renew(path)
+            answer = self.client.send(method, path, body, query=query, token=token)
+        return attrs.evolve(answer, asked_as=self._asked_as(token))
+
+    def _asked_as(self, token: str | None) -> str:
+        if token is None:
+            return "you are not logged in: oo login SLUG"
+        if self._kept is None:
+            return f"oo asked as {ADMIN_SLUG}: oo login SLUG"
+        if self._kept.slug == ADMIN_SLUG:
+            return f"you are logged in as {ADMIN_SLUG}: oo login SLUG"
+        way = f"you are logged in as {self._kept.slug}: oo login {ADMIN_SLUG}"
+        return f"{way}, or oo logout" if on_this_machine(self.url) else way
 
     def _no_login(self) -> str:
+        # Where nothing listens, that is the thing to say, and nobody would need a login yet.
+        self.client.send("GET", "/user-svc/public-key")
         why = f"you are not logged in at {self.url}: oo login SLUG"
         if not on_this_machine(self.url):
             return why
-        path = self._folder / "admin-password"
+        path = self._folder / ADMIN_PASSWORD
         return f"{why} (nor can {path} be read; if the proxy has another folder, name it in OB_FOLDER)"
 
     def login(self, slug: str, password: str) -> Any:
@@ -167,6 +186,15 @@ class Session:
             config.keep_token(self.url, self._kept)
         return said
 
+    def logout(self) -> str | None:
+        """Forget the kept token; return whose it was, or None where none was kept."""
+        if self._kept is None:
+            return None
+        kept, self._kept = self._kept, None
+        with editing(self._config_path) as config:
+            config.forget_token(kept)
+        return kept.slug
+
     def _log_in(self, slug: str, password: str) -> Answer:
         body = {"appHost": self.app_host, "slug": slug, "password": password, "device": "cli"}
         return self.client.send("POST", "/user-svc/login", body)
@@ -178,7 +206,7 @@ class Session:
 
     def _admin_token(self, path: str) -> str | None:
         segments = path.partition("?")[0].split("/")
-        if segments[1] not in BUILT_IN or ".." in segments or not on_this_machine(self.url):
+        if segments[1] not in BUILT_IN_SLUGS or ".." in segments or not on_this_machine(self.url):
             return None
         if self._admin is None:
             found = admin_password(self._environ, self._folder)

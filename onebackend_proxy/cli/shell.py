@@ -12,8 +12,9 @@ import attrs
 import click
 
 from onebackend_proxy.cli.client import canonical_url, one_line
-from onebackend_proxy.cli.config import CliConfig, default_path
+from onebackend_proxy.cli.config import DEFAULT_APP_HOST, CliConfig, default_path
 from onebackend_proxy.cli.session import Session, choose_server
+from onebackend_proxy.folder import default_folder
 
 # 1Backend's own tables start the second column here; wider ids push it to the right.
 FIRST_COLUMN = 28
@@ -33,12 +34,13 @@ class Settings:
     @property
     def config_path(self) -> pathlib.Path:
         """Where cliConfig.yaml lies."""
-        return default_path(pathlib.Path("~").expanduser())
+        return default_path()
 
     @property
     def folder(self) -> pathlib.Path:
-        """The data folder of a proxy on this machine: OB_FOLDER, else `~/.1backend`."""
-        return pathlib.Path(self.environ.get("OB_FOLDER") or "~/.1backend").expanduser()
+        """The data folder of a proxy on this machine: OB_FOLDER, else the default."""
+        named = self.environ.get("OB_FOLDER")
+        return pathlib.Path(named).expanduser() if named else default_folder()
 
     def session(self) -> Session:
         """Open the session that the options ask for; no request is made yet."""
@@ -124,7 +126,10 @@ def _common_options() -> list[click.Parameter]:
             "environment", "-e", "--env", help="The environment to use, instead of the selected one."
         ),
         _SettingOption(
-            "app_host", "-a", "--app-host", help="The app that the login is for (default: unnamed)."
+            "app_host",
+            "-a",
+            "--app-host",
+            help=f"The app that the login is for (default: {DEFAULT_APP_HOST}).",
         ),
         _SettingOption("as_json", "--json", is_flag=True, help="Print the API's JSON."),
     ]

@@ -40,7 +40,7 @@ class Oo:
 
     @property
     def config_path(self) -> pathlib.Path:
-        return default_path(self.home)
+        return default_path()
 
     @property
     def config(self) -> CliConfig:

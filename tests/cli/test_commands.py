@@ -83,6 +83,28 @@ class TestLogin:
         assert json.loads(out)["token"]["id"] == "tok-1"
 
 
+class TestLogout:
+    def test_the_kept_login_is_forgotten_and_the_admin_is_back(self, admin: Oo, api: FakeApi) -> None:
+        admin.ok("login", "hello-svc", "hello-pass")
+        assert "slug:   hello-svc\n" in admin.ok("whoami")
+        assert admin.ok("logout") == f"logged out: the login of hello-svc at {api.url} is forgotten\n"
+        assert "hello-svc-token" not in admin.config_path.read_text()
+        assert "slug:   1backend\n" in admin.ok("whoami")
+
+    def test_only_the_login_at_that_server(self, oo: Oo, api: FakeApi) -> None:
+        other = api.url.replace("127.0.0.1", "localhost")
+        for url in (api.url, other):
+            oo.ok("login", "hello-svc", "hello-pass", "--url", url)
+        assert oo.ok("logout", "--url", other, "--json") == "{}\n"
+        assert "not logged in" in oo.refused("whoami", "--url", other)
+        assert "slug:   hello-svc\n" in oo.ok("whoami", "--url", api.url)
+
+    def test_without_a_login_nothing_is_written(self, oo: Oo, api: FakeApi) -> None:
+        expected = f"you are not logged in at {api.url}: there is nothing to forget\n"
+        assert oo.ok("logout", "--url", api.url) == expected
+        assert not oo.config_path.exists()
+
+
 class TestAccounts:
     def test_whoami(self, admin: Oo, api: FakeApi) -> None:
         assert admin.ok("whoami") == (
@@ -168,11 +190,14 @@ class TestInstances:
             assert ago(moment, now) == expected
 
     def test_register(self, admin: Oo, api: FakeApi) -> None:
-        assert admin.ok("instances", "register", "http://a:1") == "registered http://a:1\n"
+        assert admin.ok("instances", "register", "http://a:1") == "registered http://a:1 for 1backend\n"
         assert api.seen[-1].body == {"url": "http://a:1"}
-        admin.ok("i", "register", "http://a:1", "--slug", "shop", "--id", "inst-9")
+        out = admin.ok("i", "register", "http://a:1", "--slug", "shop", "--id", "inst-9")
+        assert out == "registered http://a:1 for shop\n"
         assert api.seen[-1].body == {"url": "http://a:1", "slug": "shop", "id": "inst-9"}
         assert admin.ok("i", "register", "http://a:1", "--json") == "{}\n"
+        admin.ok("login", "hello-svc", "hello-pass")
+        assert admin.ok("i", "register", "http://a:1") == "registered http://a:1 for hello-svc\n"
 
     def test_remove(self, admin: Oo, api: FakeApi) -> None:
         assert admin.ok("i", "rm", "a", "b/c") == "removed a\nremoved b/c\n"

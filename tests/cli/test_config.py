@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pathlib
 import stat
 from typing import Any
@@ -164,6 +165,44 @@ def test_a_bad_url_in_the_file_is_named() -> None:
     with pytest.raises(Refusal, match=r"environments\.a\.url: 'ftp://x' is not an http"):
         config.url_of("a")
     assert config.name_for("http://x") is None
+
+
+TWO_LOGINS = {
+    "environments": {
+        "a": {
+            "url": "http://a",
+            "selectedUser": "ada",
+            "users": {
+                "ada": {"slug": "ada", "nick": "a", "tokensByAppHost": {"shop": "t1", "unnamed": "t2"}},
+                "bob": {"slug": "bob", "tokensByAppHost": {"unnamed": "t3"}},
+            },
+        }
+    }
+}
+
+
+def test_one_token_is_forgotten_and_the_last_one_unselects_its_user() -> None:
+    config = CliConfig(copy.deepcopy(TWO_LOGINS))
+    config.forget_token(KeptToken("a", "ada", "shop", "t1"))
+    assert config.token("a") == KeptToken("a", "ada", "unnamed", "t2")
+    config.forget_token(KeptToken("a", "ada", "unnamed", "t2"))
+    environment = config.environments["a"]
+    assert "selectedUser" not in environment
+    assert environment["users"]["ada"] == {"slug": "ada", "nick": "a", "tokensByAppHost": {}}
+    assert environment["users"]["bob"] == TWO_LOGINS["environments"]["a"]["users"]["bob"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kept", [("x", "ada", "shop"), ("a", "eve", "shop"), ("a", "ada", "none")])
+def test_forgetting_what_is_not_there_changes_nothing(kept: tuple[str, str, str]) -> None:
+    config = CliConfig(copy.deepcopy(TWO_LOGINS))
+    config.forget_token(KeptToken(*kept, "t"))
+    assert config.data == TWO_LOGINS
+
+
+def test_the_last_token_of_another_leaves_the_selection() -> None:
+    config = CliConfig(copy.deepcopy(TWO_LOGINS))
+    config.forget_token(KeptToken("a", "bob", "unnamed", "t3"))
+    assert config.environments["a"]["selectedUser"] == "ada"
 
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -9,6 +9,7 @@ from onebackend_proxy.cli import session as session_module
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.config import CliConfig, KeptToken, editing
 from onebackend_proxy.cli.session import admin_password, choose_server, on_this_machine, token_of
+from onebackend_proxy.folder import kept_secret
 from tests.cli.conftest import Oo
 from tests.cli.fake_api import FakeApi, Scripted, Seen
 
@@ -44,7 +45,7 @@ def test_a_kept_token_is_used(oo: Oo, api: FakeApi, ada: str, monkeypatch: pytes
 def test_a_kept_token_never_goes_to_another_server(oo: Oo, api: FakeApi, ada: str) -> None:
     other = api.url.replace("127.0.0.1", "localhost")
     assert "not logged in" in oo.refused(*LIST, "--url", other)
-    assert api.seen == []
+    assert [(one.path, one.token) for one in api.seen] == [("/user-svc/public-key", None)]
 
 
 def test_an_ended_token_is_refreshed_once_and_kept(oo: Oo, api: FakeApi, ada: str) -> None:
@@ -140,7 +141,7 @@ def test_the_admin_by_file(
 def test_the_admin_is_for_this_machine_only(admin: Oo, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     not_local(monkeypatch)
     assert admin.refused(*LIST) == f"you are not logged in at {api.url}: oo login SLUG"
-    assert api.seen == []
+    assert [(one.path, one.token) for one in api.seen] == [("/user-svc/public-key", None)]
 
 
 def test_a_wrong_admin_password_names_where_it_came_from(
@@ -153,9 +154,18 @@ def test_a_wrong_admin_password_names_where_it_came_from(
     assert admin.refused(*LIST) == "too many logins"
 
 
-def test_without_anything_it_says_what_to_do(oo: Oo) -> None:
-    text = oo.refused(*LIST)
-    assert text.startswith("you are not logged in at http://127.0.0.1:11337: oo login SLUG (nor can ")
+def test_where_nothing_listens_that_is_what_it_says(oo: Oo) -> None:
+    with socket.socket() as bound:
+        # Bound, and not listening: nobody else gets the port meanwhile.
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        text = oo.refused(*LIST, "--url", url)
+    assert text.startswith(f"cannot connect to {url} (Connection refused): is the proxy running?")
+
+
+def test_without_anything_it_says_what_to_do(oo: Oo, api: FakeApi) -> None:
+    text = oo.refused(*LIST, "--url", api.url)
+    assert text.startswith(f"you are not logged in at {api.url}: oo login SLUG (nor can ")
     assert str(oo.home / ".1backend" / "admin-password") in text
 
 
@@ -197,6 +207,39 @@ def test_app_hosts_have_tokens_of_their_own(oo: Oo, api: FakeApi, ada: str) -> N
     oo.ok(*LIST, "-a", "unnamed")
     assert api.seen[-1].token == ada
     assert "not logged in" in oo.refused(*LIST, "--app-host", "other")
+
+
+class TestForbidden:
+    """A 403 says as whom oo asked, and how to change it."""
+
+    @pytest.fixture(autouse=True)
+    def forbidden(self, api: FakeApi) -> None:
+        for path in ("/proxy-svc/routes", "/shop-svc/x"):
+            for method in ("POST", "GET"):
+                api.script(method, path, 403, {"error": "no"})
+
+    def test_logged_in(self, oo: Oo, ada: str) -> None:
+        assert oo.refused(*LIST) == "no, and you are logged in as ada: oo login 1backend, or oo logout"
+
+    def test_a_login_that_was_renewed(self, oo: Oo, api: FakeApi, ada: str) -> None:
+        api.script("GET", "/other-svc/x", 401, {"error": "ended"})
+        api.script("GET", "/other-svc/x", 403, {"error": "no"})
+        assert "no, and you are logged in as ada: " in oo.refused("get", "/other-svc/x")
+        assert api.seen[-1].token == kept(oo) != ada
+
+    def test_elsewhere_a_logout_would_not_help(
+        self, oo: Oo, ada: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        not_local(monkeypatch)
+        assert oo.refused(*LIST) == "no, and you are logged in as ada: oo login 1backend"
+
+    def test_the_admin(self, admin: Oo) -> None:
+        assert admin.refused(*LIST) == "no, and oo asked as 1backend: oo login SLUG"
+        admin.ok("login", "1backend", "admin-pass")
+        assert admin.refused("get", "/shop-svc/x") == "no, and you are logged in as 1backend: oo login SLUG"
+
+    def test_nobody(self, admin: Oo) -> None:
+        assert admin.refused("get", "/shop-svc/x") == "no, and you are not logged in: oo login SLUG"
 
 
 class TestChoosing:
@@ -253,8 +296,9 @@ def test_an_unreadable_password_file_is_none(tmp_path: pathlib.Path) -> None:
     assert admin_password({}, tmp_path) is None
     path.write_text("\n")
     assert admin_password({}, tmp_path) is None
-    path.write_text(" x \r\n")
-    assert admin_password({}, tmp_path) == (" x ", str(path))
+    path.write_text(" x y \r\n")
+    assert admin_password({}, tmp_path) == ("x y", str(path))
+    assert admin_password({}, tmp_path) == (kept_secret(path), str(path))
 
 
 @pytest.mark.parametrize("said", [None, [], {}, {"token": "x"}, {"token": {}}, {"token": {"token": ""}}])
