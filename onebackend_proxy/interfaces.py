@@ -82,8 +82,14 @@ class IStore(Interface):
     def app_by_id(app_id: str) -> Deferred[App | None]:
         """The app with this id."""
 
-    def save_token(token: Token, keep: int) -> Deferred[None]:
-        """Insert it, and forget all but the account's `keep` newest tokens."""
+    def save_token(
+        token: Token, keep: int, expired_before: datetime.datetime | None = None
+    ) -> Deferred[None]:
+        """Insert it, and forget all but the account's `keep` newest tokens.
+
+        Those that had expired before `expired_before` are forgotten too. `errors.NotFound` if there is no
+        such account or app.
+        """
 
     def token(token_id: str) -> Deferred[Token | None]:
         """The token with this id, expired or not; None once forgotten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -154,8 +155,10 @@ class MemoryStore:
         """The app with this id."""
         return self._do(lambda: self._apps.get(app_id))
 
-    def save_token(self, token: Token, keep: int) -> Deferred[None]:
-        """Insert it, and forget all but the account's `keep` newest.
+    def save_token(
+        self, token: Token, keep: int, expired_before: datetime.datetime | None = None
+    ) -> Deferred[None]:
+        """Insert it, and forget all but the account's `keep` newest, and what expired too long ago.
 
         `errors.NotFound` if there is no such account or app.
         """
@@ -166,8 +169,10 @@ class MemoryStore:
             if token.app_id not in self._apps:
                 raise NotFound("no such app")
             self._tokens[token.id] = token
-            for old in self._tokens_of(token.account_id)[:-keep]:
-                del self._tokens[old.id]
+            tokens = self._tokens_of(token.account_id)
+            for number, old in enumerate(reversed(tokens)):
+                if number >= keep or (expired_before is not None and old.expires_at < expired_before):
+                    del self._tokens[old.id]
 
         return self._do(work)
 

@@ -18,7 +18,8 @@ from .permissions import USER_CREATE, is_authorized, require
 from .throttle import LoginThrottle, RegistrationThrottle
 from .tokens import DEFAULT_LIFETIME, Claims, TokenIssuer, open_issuer
 
-KEPT_TOKENS = 64
+KEPT_TOKENS = 1000
+"""Tokens of one account: a client may log in anew at each run, and must not soon end all others' logins."""
 REFRESHABLE = datetime.timedelta(days=30)
 UNKNOWN_DEVICE = "unknown"
 
@@ -144,8 +145,8 @@ class Accounts:
 
         Two processes may share a token, and refresh it at the same time.
         """
-        token = await self._store.token(caller.token_id)
-        if token is None or token.created_at + REFRESHABLE < self._issuer.now():
+        token = await self._kept_token(caller)
+        if token.created_at + REFRESHABLE < self._issuer.now():
             raise Unauthenticated("the token is too old to be refreshed: log in again")
         return await self._issue(await self._account(caller), token.app_id, token.device)
 
@@ -162,6 +163,12 @@ class Accounts:
             raise Unauthenticated("the app of this token is gone")
         return Authorization(is_authorized(account.roles, permission), account, app, caller.expires_at)
 
+    async def _kept_token(self, caller: Claims) -> Token:
+        token = await self._store.token(caller.token_id)
+        if token is None:
+            raise Unauthenticated("the token is no longer known: log in again")
+        return token
+
     async def _account(self, caller: Claims) -> Account:
         account = await self._store.account_by_id(caller.account_id)
         if account is None:
@@ -170,7 +177,7 @@ class Accounts:
 
     async def _issue(self, account: Account, app_id: str, device: str) -> Login:
         token, jwt = self._issuer.issue(account, app_id, device or UNKNOWN_DEVICE)
-        await self._store.save_token(token, KEPT_TOKENS)
+        await self._store.save_token(token, KEPT_TOKENS, token.created_at - REFRESHABLE)
         return Login(token, jwt)
 
     def _new_account(self, slug: str, name: str, password_hash: str) -> Account:

@@ -33,7 +33,7 @@ def network_of(address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether it is a program on this machine: at a loopback address, or over a Unix socket, which has none."""
+    """Whether it is a program on this machine: at a loopback address, or at a Unix socket."""
     if address in _UNIX_SOCKET:
         return True
     try:

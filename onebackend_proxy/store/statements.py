@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -165,8 +166,10 @@ class Statements:
         """The app with this id."""
         return self._read(lambda connection: _app(connection, schema.apps.c.id == app_id))
 
-    def save_token(self, token: Token, keep: int) -> Deferred[None]:
-        """Insert it, and forget all but the account's `keep` newest.
+    def save_token(
+        self, token: Token, keep: int, expired_before: datetime.datetime | None = None
+    ) -> Deferred[None]:
+        """Insert it, and forget all but the account's `keep` newest, and what expired too long ago.
 
         `errors.NotFound` if there is no such account or app.
         """
@@ -184,8 +187,10 @@ class Statements:
             if _app(connection, schema.apps.c.id == token.app_id) is None:
                 raise NotFound("no such app")
             connection.execute(sa.insert(table).values(_row(token)))
-            old = sa.and_(table.c.account_id == token.account_id, table.c.number.not_in(newest))
-            connection.execute(sa.delete(table).where(old))
+            old: sa.ColumnElement[bool] = table.c.number.not_in(newest)
+            if expired_before is not None:
+                old = sa.or_(old, table.c.expires_at < expired_before)
+            connection.execute(sa.delete(table).where(table.c.account_id == token.account_id, old))
 
         return self._write(work)
 

@@ -5,7 +5,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import TestCase
 
-from onebackend_proxy.api import open_accounts
+from onebackend_proxy.api import accounts, open_accounts
 from onebackend_proxy.api.accounts import Accounts
 from onebackend_proxy.api.password_work import PasswordWork
 from onebackend_proxy.api.tokens import TokenIssuer
@@ -91,16 +91,32 @@ class AccountsTests(TestCase):
             held.callback(None)
         self.assertEqual(len({self.successResultOf(login).token.id for login in logins}), 30)
 
-    def test_only_64_tokens_are_kept(self):
+    def refresh(self, login):
+        claims = self.accounts.verify(login.jwt, allow_expired=True)
+        return Deferred.fromCoroutine(self.accounts.refresh(claims))
+
+    def test_a_thousand_tokens_are_kept(self):
+        self.assertEqual(accounts.KEPT_TOKENS, 1000)
+        self.patch(accounts, "KEPT_TOKENS", 3)
         self.ensure_admin()
         first = self.successResultOf(self.login())
-        for _ in range(64):
+        for _ in range(3):
             last = self.successResultOf(self.login())
-        self.assertEqual(self.successResultOf(self.store.count_tokens(first.token.account_id)), 64)
-        refresh = self.accounts.refresh(self.accounts.verify(first.jwt))
-        self.failureResultOf(Deferred.fromCoroutine(refresh), Unauthenticated)
-        refresh = self.accounts.refresh(self.accounts.verify(last.jwt))
-        self.successResultOf(Deferred.fromCoroutine(refresh))
+        self.assertEqual(self.successResultOf(self.store.count_tokens(first.token.account_id)), 3)
+        failure = self.failureResultOf(self.refresh(first), Unauthenticated)
+        self.assertEqual(failure.value.message, "the token is no longer known: log in again")
+        self.successResultOf(self.refresh(last))
+
+    def test_tokens_that_nobody_can_refresh_any_more_are_not_kept(self):
+        self.ensure_admin()
+        first = self.successResultOf(self.login())
+        self.clock.advance(30 * 86400 + 3600)
+        self.successResultOf(self.login())
+        failure = self.failureResultOf(self.refresh(first), Unauthenticated)
+        self.assertEqual(failure.value.message, "the token is too old to be refreshed: log in again")
+        self.clock.advance(1)
+        last = self.successResultOf(self.login())
+        self.assertEqual(self.successResultOf(self.store.count_tokens(last.token.account_id)), 2)
 
     def test_reprs_show_no_secret(self):
         self.ensure_admin()

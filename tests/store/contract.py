@@ -200,6 +200,28 @@ class StoreContract(Base):
 
         return self.run_async(check())
 
+    def test_tokens_that_expired_too_long_ago_are_forgotten(self):
+        async def check():
+            app = await self.store.app("unnamed")
+            for slug in ("a-svc", "b-svc"):
+                await self.store.create_account(an_account(slug))
+
+            async def save(name, slug, hours, *arguments):
+                expires = NOW + datetime.timedelta(hours=hours)
+                await self.store.save_token(
+                    Token(name, app.id, f"usr-{slug}", "cli", NOW, NOW, expires), 64, *arguments
+                )
+
+            await save("tok-others", "b-svc", 0)
+            await save("tok-old", "a-svc", 0)
+            await save("tok-edge", "a-svc", 1)
+            await save("tok-new", "a-svc", 2, NOW + datetime.timedelta(hours=1))
+            names = ("tok-others", "tok-old", "tok-edge", "tok-new")
+            kept = [await self.store.token(name) is not None for name in names]
+            self.assertEqual(kept, [True, False, True, True])
+
+        return self.run_async(check())
+
     def test_a_token_needs_its_account_and_app(self):
         async def check():
             app = await self.store.app("unnamed")
