@@ -80,6 +80,14 @@ class Accounts:
         """Whom the token speaks for, or `errors.Unauthenticated`."""
         return self._issuer.verify(jwt, allow_expired=allow_expired)
 
+    async def require_kept(self, caller: Claims) -> None:
+        """Raise `errors.Unauthenticated` if an admin's token was forgotten, as another password makes it.
+
+        Others' tokens are good until they expire, without a look into the store.
+        """
+        if caller.is_admin:
+            await self._kept_token(caller)
+
     async def ensure_admin(self, password: str) -> None:
         """Make the account ``1backend``, or set its password if it is another one now."""
         if not password:

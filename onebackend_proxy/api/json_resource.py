@@ -268,6 +268,9 @@ class BuiltInService(Resource):
             query=_query(request),
             content=_content(request),
         )
+        if call.claims is not None:
+            # Not before the body was read: twisted.web closes it when the client leaves.
+            await self._accounts.require_kept(call.claims)
         return await operation.run(call)
 
     def _claims(self, request: Request, bearer: Bearer) -> Claims | None:

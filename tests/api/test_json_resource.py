@@ -116,6 +116,34 @@ class ApiTests(TestCase):
         reply = self.call("POST", "/user-svc/self", token=self.token)
         self.assertEqual((reply.status, reply.error), (401, "the token has expired"))
 
+    def test_another_admin_password_ends_the_admins_tokens_at_once(self):
+        user = self.do(self.api.register("shop-svc"))
+        calls = [
+            ("POST", "/user-svc/self", None),
+            ("POST", "/user-svc/self/has/x", None),
+            ("POST", "/user-svc/refresh-token", None),
+            ("POST", "/user-svc/register", {"appHost": "x", "slug": "new-svc", "password": "long enough"}),
+            ("PUT", "/registry-svc/instance", {"url": "http://10.0.0.1"}),
+            ("GET", "/registry-svc/instances", None),
+            ("POST", "/proxy-svc/routes", None),
+            ("PUT", "/proxy-svc/routes", {"routes": [{"id": "a.com", "target": "http://b"}]}),
+        ]
+        for call in calls:
+            self.assertIn(self.call(*call, token=self.token).status, (200, 201))
+        self.do(self.api.accounts.ensure_admin("another password"))
+        for call in calls:
+            reply = self.call(*call, token=self.token)
+            self.assertEqual((reply.status, reply.error), (401, "the token is no longer known: log in again"))
+        self.assertEqual(self.call("POST", "/user-svc/self", token=user).status, 200)
+        new = self.do(self.api.login(password="another password"))
+        self.assertEqual(self.call("POST", "/user-svc/self", token=new).status, 200)
+
+    def test_only_an_admins_token_is_looked_up(self):
+        user = self.do(self.api.register("shop-svc"))
+        self.api.store.failure = StoreUnavailable("the store is busy: try again")
+        self.assertEqual(self.call("GET", "/registry-svc/instances", token=user).status, 200)
+        self.assertEqual(self.call("GET", "/registry-svc/instances", token=self.token).status, 503)
+
     def test_nobody_learns_what_is_wrong_with_a_body_before_saying_who_they_are(self):
         self.assertEqual(self.call("PUT", "/proxy-svc/routes", b"{").status, 401)
 
