@@ -77,7 +77,11 @@ class IStore(Interface):
         """
 
     def app(host: str) -> Deferred[App]:
-        """The app with this host, made now if there is none."""
+        """The app with this host, made now if there is none.
+
+        At most `records.MAX_APPS` are kept: before there would be more, those that no token refers to are
+        forgotten. `errors.Unavailable` if that makes no room.
+        """
 
     def app_by_id(app_id: str) -> Deferred[App | None]:
         """The app with this id."""

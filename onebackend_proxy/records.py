@@ -9,6 +9,8 @@ import datetime
 
 import attrs
 
+MAX_APPS = 1000
+"""Apps that a store keeps: anybody who may log in can name new ones."""
 ADMIN_SLUG = "1backend"
 ADMIN_ROLE = "user-svc:admin"
 USER_ROLE = "user-svc:user"

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from .balancing import EndpointState
-from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, UpstreamFailed
+from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, Unavailable, UpstreamFailed
 from .headers import prepare_response
 from .interfaces import IStore
 from .messages import Headers, ResponseHead
-from .records import Account, App, Instance, Redirect, Route, Token
+from .records import MAX_APPS, Account, App, Instance, Redirect, Route, Token
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -45,6 +45,8 @@ class MemoryStore:
 
     While `failure` is set, every call fails with it: a store that is locked, say.
     """
+
+    max_apps = MAX_APPS
 
     def __init__(self) -> None:
         self.failure: ProxyError | None = None
@@ -145,11 +147,19 @@ class MemoryStore:
             for app in self._apps.values():
                 if app.host == host:
                     return app
+            self._make_room_for_app()
             app = App(f"app-{uuid.uuid4().hex}", host)
             self._apps[app.id] = app
             return app
 
         return self._do(work)
+
+    def _make_room_for_app(self) -> None:
+        if len(self._apps) >= self.max_apps:
+            used = {token.app_id for token in self._tokens.values()}
+            self._apps = {key: app for key, app in self._apps.items() if key in used}
+        if len(self._apps) >= self.max_apps:
+            raise Unavailable(f"there are {self.max_apps} apps already, with logins to each")
 
     def app_by_id(self, app_id: str) -> Deferred[App | None]:
         """The app with this id."""

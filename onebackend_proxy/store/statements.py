@@ -11,8 +11,8 @@ import attrs
 import sqlalchemy as sa
 from twisted.internet.defer import Deferred
 
-from ..errors import Conflict, NotFound
-from ..records import Account, App, Instance, Redirect, Route, Token
+from ..errors import Conflict, NotFound, Unavailable
+from ..records import MAX_APPS, Account, App, Instance, Redirect, Route, Token
 from . import schema
 from .encryption import Vault
 
@@ -58,8 +58,20 @@ def _app(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> App | 
     return None if row is None else App(**row)
 
 
+def _make_room_for_app(connection: sa.Connection, most: int) -> None:
+    table = schema.apps
+    count = sa.select(sa.func.count()).select_from(table)
+    if (connection.scalar(count) or 0) < most:
+        return
+    connection.execute(sa.delete(table).where(table.c.id.not_in(sa.select(schema.tokens.c.app_id))))
+    if (connection.scalar(count) or 0) >= most:
+        raise Unavailable(f"there are {most} apps already, with logins to each")
+
+
 class Statements:
     """The calls of `IStore`; a subclass says where and in what transaction they run."""
+
+    max_apps = MAX_APPS
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -156,6 +168,7 @@ class Statements:
         def work(connection: sa.Connection) -> App:
             app = _app(connection, table.c.host == host)
             if app is None:
+                _make_room_for_app(connection, self.max_apps)
                 app = App(f"app-{uuid.uuid4().hex}", host)
                 connection.execute(sa.insert(table).values(_row(app)))
             return app

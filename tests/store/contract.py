@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
-from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
+from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable, Unavailable
 from onebackend_proxy.interfaces import IStore
 from onebackend_proxy.records import Account, Instance, Redirect, Route, Token
 
@@ -177,6 +177,31 @@ class StoreContract(Base):
             self.assertEqual(await self.store.app("unnamed"), first)
             self.assertNotEqual((await self.store.app("other")).id, first.id)
             self.assertEqual(await self.store.app_by_id(first.id), first)
+
+        return self.run_async(check())
+
+    def test_apps_are_bounded_and_those_that_no_token_refers_to_go_first(self):
+        async def check():
+            self.assertEqual(self.store.max_apps, 1000)
+            self.store.max_apps = 3
+            await self.store.create_account(an_account())
+
+            async def log_in(app):
+                token = Token(f"tok-{app.id}", app.id, "usr-shop-svc", "cli", NOW, NOW, NOW)
+                await self.store.save_token(token, 64)
+
+            used = await self.store.app("used")
+            await log_in(used)
+            unused = [await self.store.app(host) for host in ("unused-1", "unused-2")]
+            self.assertEqual(await self.store.app("unused-1"), unused[0])
+            for app in (await self.store.app("new"), await self.store.app("newer")):
+                await log_in(app)
+            self.assertEqual([await self.store.app_by_id(app.id) for app in unused], [None, None])
+            for _ in range(2):
+                error = await failure_of(Unavailable, self.store.app("too much"))
+                self.assertEqual(error.message, "there are 3 apps already, with logins to each")
+            self.assertEqual(await self.store.app("used"), used)
+            self.assertEqual(await self.store.app_by_id(used.id), used)
 
         return self.run_async(check())
 
