@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
 
 from ..addresses import Address, bracketed, canonical_host, parse_instance_url
 from ..errors import BadRequest, Conflict, NotFound, NotPermitted
@@ -17,6 +17,7 @@ from .json_resource import Answer, Call, Operation
 from .permissions import INSTANCE_DELETE, INSTANCE_EDIT, INSTANCE_VIEW, require
 from .shapes import instance_json
 from .tokens import Claims
+from .turns import Turns
 from .validation import InstanceId, IpAddress, Line, NonEmptyLine, Slug
 
 T = TypeVar("T")
@@ -155,12 +156,12 @@ def _id_for(caller: Claims, named: str | None, url: str, registry: IRegistry) ->
 
 def registry_operations(registry: IRegistry) -> list[Operation]:
     """The calls of registry-svc over `registry`."""
-    # Between looking for the URL and saving it nobody else may: two processes of one service
+    # Between looking for the URL (or the id) and saving it nobody else may: two processes of one service
     # that register one URL at the same time both get a 201.
-    lock = DeferredLock()
+    urls, ids = Turns(), Turns()
+    saving: Counter[str] = Counter()
 
-    async def keep(call: Call, body: RegisterInstanceBody) -> None:
-        address = address_of(body)
+    async def keep(call: Call, body: RegisterInstanceBody, address: Address) -> None:
         slug = _slug_for(call.caller, body.slug)
         instance = Instance(
             id=_id_for(call.caller, body.id, address.url, registry),
@@ -174,18 +175,28 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
             deployment_id=body.deployment_id or "",
         )
         upstream = registry.lookup(slug)
-        full = upstream is not None and len(upstream.endpoints) >= MAX_INSTANCES
-        if full and registry.instance(instance.id) is None:
+        # Those on their way to the store count: of many sent at once each would find room.
+        count = saving[slug] + (0 if upstream is None else len(upstream.endpoints))
+        if count >= MAX_INSTANCES and registry.instance(instance.id) is None:
             raise Conflict(f"the service {slug} has {MAX_INSTANCES} instances already")
-        await registry.register(instance)
-
-    def locked(work: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> Deferred[None]:
-        return lock.run(lambda: Deferred.fromCoroutine(work()))
+        saving[slug] += 1
+        try:
+            await registry.register(instance)
+        finally:
+            saving[slug] -= 1
+            if not saving[slug]:
+                del saving[slug]
 
     async def register(call: Call) -> Answer:
         require(call.caller.roles, INSTANCE_EDIT)
         body = call.body(RegisterInstanceBody)
-        await locked(lambda: keep(call, body))
+        address = address_of(body)
+        named = body.id
+        # Always the URL before the id, so that no two can wait for each other.
+        if named is None:
+            await urls.run(address.url, lambda: keep(call, body, address))
+        else:
+            await urls.run(address.url, lambda: ids.run(named, lambda: keep(call, body, address)))
         return Answer(201, {})
 
     async def read(call: Call) -> Answer:
@@ -198,17 +209,14 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
         ]
         return Answer(200, {"instances": found})
 
-    async def forget(caller: Claims, instance_id: str) -> None:
-        instance = registry.instance(instance_id)
-        if instance is None:
-            raise NotFound(f"no such instance: {instance_id}")
-        if not _may_change(caller, instance):
-            raise NotPermitted("this instance belongs to another service")
-        await registry.remove(instance_id)
-
     async def remove(call: Call) -> Answer:
         require(call.caller.roles, INSTANCE_DELETE)
-        await locked(lambda: forget(call.caller, call.argument))
+        instance = registry.instance(call.argument)
+        if instance is None:
+            raise NotFound(f"no such instance: {call.argument}")
+        if not _may_change(call.caller, instance):
+            raise NotPermitted("this instance belongs to another service")
+        await registry.remove(instance.id)
         return Answer(204)
 
     return [

@@ -200,28 +200,65 @@ class RegistryTests(TestCase):
 
 
 class AtOnceTests(TestCase):
-    def test_two_processes_may_register_one_url_at_the_same_time(self):
+    def setUp(self):
         held: list[Deferred] = []
+        self.held = held
 
         class Slow(MemoryStore):
             def save_instance(self, instance):
                 held.append(Deferred())
                 return held[-1].addCallback(lambda _: MemoryStore.save_instance(self, instance))
 
-        api = Api(Slow())
-        self.successResultOf(api.start())
-        token = self.successResultOf(Deferred.fromCoroutine(api.login()))
-        calls = [
-            Deferred.fromCoroutine(api.call("PUT", "/registry-svc/instance", {"url": URL}, token=token))
-            for _ in range(2)
-        ]
+        self.api = Api(Slow())
+        self.successResultOf(self.api.start())
+        self.token = self.do(self.api.login())
+        self.shop = self.do(self.api.register("shop-svc"))
+
+    def do(self, coroutine):
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def register(self, token="", **body):
+        """A registration that is under way."""
+        call = self.api.call("PUT", "/registry-svc/instance", body, token=token or self.token)
+        return Deferred.fromCoroutine(call)
+
+    def statuses(self, calls):
+        """What becomes of the calls when the store gets on, one save after the other."""
+        while self.held:
+            self.held.pop(0).callback(None)
+            self.api.treq.flush()
+        return [reply.status for reply in self.successResultOf(gatherResults(calls))]
+
+    def test_two_processes_may_register_one_url_at_the_same_time(self):
         # The second comes to the store only after the first, and finds what that one made.
-        while held:
-            held.pop().callback(None)
-            api.treq.flush()
-        replies = self.successResultOf(gatherResults(calls))
-        self.assertEqual([reply.status for reply in replies], [201, 201])
-        self.assertEqual(len(api.registry.instances()), 1)
+        calls = [self.register(url=URL) for _ in range(2)]
+        self.assertEqual(len(self.held), 1)
+        self.assertEqual(self.statuses(calls), [201, 201])
+        self.assertEqual(len(self.api.registry.instances()), 1)
+
+    def test_different_urls_do_not_wait_for_each_other(self):
+        calls = [self.register(url=f"http://10.0.0.{number}") for number in range(3)]
+        self.assertEqual(len(self.held), 3)
+        self.assertEqual(self.statuses(calls), [201, 201, 201])
+
+    def test_nobody_takes_over_an_id_that_is_about_to_be_saved(self):
+        calls = [self.register(url=URL, id="one"), self.register(self.shop, url="http://b", id="one")]
+        self.assertEqual(self.statuses(calls), [201, 403])
+        kept = self.api.registry.instances()
+        self.assertEqual([(view.instance.id, view.instance.url) for view in kept], [("one", URL)])
+
+    def test_many_at_once_are_no_more_than_there_may_be(self):
+        self.patch(registry_svc, "MAX_INSTANCES", 2)
+        calls = [self.register(url=f"http://10.0.0.{number}") for number in range(4)]
+        self.assertEqual(self.statuses(calls), [201, 201, 409, 409])
+        self.assertEqual(self.statuses([self.register(url="http://10.0.0.0")]), [201])
+
+    def test_a_removal_does_not_wait(self):
+        self.assertEqual(self.statuses([self.register(url=URL, id="one")]), [201])
+        waiting = self.register(url=URL, id="one")
+        reply = self.do(self.api.call("DELETE", "/registry-svc/instance/one", token=self.token))
+        self.assertEqual(reply.status, 204)
+        self.assertEqual(self.statuses([waiting]), [201])
 
 
 class ShapeTests(TestCase):
