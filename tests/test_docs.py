@@ -9,8 +9,12 @@ import click
 import pytest
 
 from onebackend_proxy import __all__ as public_names
+from onebackend_proxy import exchange, headers, http1
+from onebackend_proxy.balancing import Timeouts
 from onebackend_proxy.cli.main import cli
+from onebackend_proxy.downstream import channel, request, site
 from onebackend_proxy.options import DEFAULT_LISTEN, SETTINGS
+from onebackend_proxy.upstream import client, pool
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = sorted([TOP / "README.rst", *(TOP / "docs").glob("*.rst")])
@@ -56,6 +60,44 @@ def test_every_command_is_documented(name):
     else:
         # `oo register` is `oo users register`.
         assert name in firsts | {"register"}
+
+
+KIB = 1024
+LIMITS = {
+    "head": (channel.MAX_HEAD, 32 * KIB, "32 KiB"),
+    "header fields": (headers.MAX_FIELDS, 128, "128"),
+    "a header field's name": (channel.MAX_NAME, 256, "256 bytes"),
+    "request target": (headers.MAX_TARGET, 16 * KIB, "16 KiB"),
+    "bytes behind the request under way": (channel.MAX_WAITING, 16 * KIB, "16 KiB"),
+    "time for a head, from its first byte": (channel.HEAD_SECONDS, 30, "30 s"),
+    "a body without a byte": (Timeouts().idle, 60, "60 s"),
+    "an idle connection": (site.IDLE, 75, "75 s"),
+    "a client that takes nothing of its answer": (Timeouts().idle, 60, "60 s"),
+    "times through this proxy": (headers.MAX_HOPS, 5, "5"),
+    "a body of the built-in services": (request.MAX_BUFFERED, KIB * KIB, "1 MiB"),
+    "connecting to one": (Timeouts().connect, 5, "5 s"),
+    "failing connects of one request, together": (exchange.MAX_CONNECTING, 15, "15 s"),
+    "the first byte of its answer": (Timeouts().first_byte, 60, "60 s"),
+    "taking nothing of a request's body": (Timeouts().idle, 60, "60 s"),
+    "an answer that stops": (Timeouts().idle, 60, "60 s"),
+    "informational answers to one request": (http1.MAX_INTERIM, 16, "16"),
+    "head, chunk extensions or trailers, in a row": (http1.MAX_QUIET, 64 * KIB, "64 KiB"),
+    "of a request's body, to connect or to repeat": (exchange.MAX_HELD, 64 * KIB, "64 KiB"),
+    "idle connections to one instance": (
+        (pool.MAX_IDLE, client.IDLE_ROUND),
+        (64, 30),
+        "64, for 30 to 60 s",
+    ),
+    "an expected ``100 Continue`` that does not come": (exchange.CONTINUE_AFTER, 1, "1 s, then sent by us"),
+}
+"""By the words of the page: the limit in the code, what the page says in numbers, and how it says it."""
+
+
+def test_the_limits_are_those_of_the_code():
+    text = (TOP / "docs" / "supported-http.rst").read_text().partition("\nLimits\n")[2]
+    rows = [re.split("  +", line) for line in text.splitlines() if re.match(r"[a-z].*\d", line)]
+    assert {row[0]: row[1] for row in rows} == {name: said for name, (_, _, said) in LIMITS.items()}
+    assert [name for name, (limit, documented, _) in LIMITS.items() if limit != documented] == []
 
 
 def test_every_public_name_is_documented():
