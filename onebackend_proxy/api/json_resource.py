@@ -29,6 +29,7 @@ from ..errors import (
     answer_for,
 )
 from .accounts import Accounts
+from .echo import shortened
 from .strict_json import parse_json
 from .tokens import Claims
 from .validation import structure
@@ -138,7 +139,7 @@ def _query(request: Request) -> dict[str, str]:
         try:
             key = name.decode("utf-8")
             if len(values) > 1:
-                raise BadRequest(f"{key}: is there more than once")
+                raise BadRequest(f"{shortened(key)}: is there more than once")
             query[key] = values[0].decode("utf-8")
         except UnicodeDecodeError:
             raise BadRequest("the query is not UTF-8") from None

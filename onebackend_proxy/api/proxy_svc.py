@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from ..errors import BadRequest
 from ..interfaces import IStore
 from ..records import Redirect, Route
+from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_EDIT, ROUTE_VIEW, require
 from .shapes import redirect_json, route_json
@@ -102,7 +103,7 @@ def _refuse_repeats(name: str, ids: Sequence[str]) -> None:
     first: dict[str, int] = {}
     for index, key in enumerate(ids):
         if first.setdefault(key, index) != index:
-            raise BadRequest(f"{name}[{index}].id: {key} is the id of {name}[{first[key]}] too")
+            raise BadRequest(f"{name}[{index}].id: {shortened(key)} is the id of {name}[{first[key]}] too")
 
 
 def _operations(collection: Collection[R]) -> list[Operation]:

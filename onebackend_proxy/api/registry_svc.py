@@ -12,6 +12,7 @@ from ..addresses import Address, bracketed, canonical_host, parse_instance_url
 from ..errors import BadRequest, Conflict, NotFound, NotPermitted
 from ..interfaces import IRegistry
 from ..records import Instance
+from .echo import bounded, quoted, shortened
 from .ids import new_id
 from .json_resource import Answer, Call, Operation
 from .permissions import INSTANCE_DELETE, INSTANCE_EDIT, INSTANCE_VIEW, require
@@ -62,7 +63,7 @@ def _field(name: str, check: Callable[[], T]) -> T:
     try:
         return check()
     except ValueError as error:
-        raise BadRequest(f"{name}: {error}") from None
+        raise BadRequest(f"{name}: {bounded(str(error))}") from None
 
 
 def _address_of_parts(body: RegisterInstanceBody) -> Address:
@@ -114,7 +115,7 @@ def address_of(body: RegisterInstanceBody) -> Address:
     }
     for name, (given, in_url) in said.items():
         if given is not None and given != in_url:
-            raise BadRequest(f"{name}: {given!r} is not what the url says ({in_url!r})")
+            raise BadRequest(f"{name}: {quoted(given)} is not what the url says ({quoted(in_url)})")
     return address
 
 
@@ -122,7 +123,7 @@ def _ip_of(address: Address, body: RegisterInstanceBody) -> str:
     """The IP address, if one is known: the host itself, or what was given beside a host name."""
     literal = ":" in address.host or address.host.replace(".", "").isdigit()
     if literal and body.ip and body.ip != address.host:
-        raise BadRequest(f"ip: {body.ip} is not the host {address.host}")
+        raise BadRequest(f"ip: {body.ip} is not the host {shortened(address.host)}")
     return address.host if literal else body.ip or ""
 
 
@@ -213,7 +214,7 @@ def registry_operations(registry: IRegistry) -> list[Operation]:
         require(call.caller.roles, INSTANCE_DELETE)
         instance = registry.instance(call.argument)
         if instance is None:
-            raise NotFound(f"no such instance: {call.argument}")
+            raise NotFound(f"no such instance: {shortened(call.argument)}")
         if not _may_change(call.caller, instance):
             raise NotPermitted("this instance belongs to another service")
         await registry.remove(instance.id)

@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 from ..errors import BadRequest
+from .echo import quoted
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the field {name!r} is there twice")
+            raise ValueError(f"the field {quoted(name)} is there twice")
         found[name] = value
     return found
 

@@ -20,6 +20,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from ..addresses import check_redirect_target, check_target
 from ..errors import BadRequest
 from ..routing import canonical_id, is_slug
+from .echo import bounded, quoted
 
 T = TypeVar("T")
 
@@ -202,11 +203,11 @@ _CONVERTER = _converter()
 
 def _said(error: BaseException, _kind: object) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
-        names = [repr(name) for name in sorted(error.extra_fields)]
+        names = [quoted(name) for name in sorted(error.extra_fields)]
         return f"unknown field{'s' if len(names) > 1 else ''} {', '.join(names[:_SHOWN_ERRORS])}"
     if isinstance(error, KeyError):
         return "is missing"
-    return str(error)
+    return bounded(str(error))
 
 
 def _with_path_first(line: str) -> str:
