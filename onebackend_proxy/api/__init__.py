@@ -2,14 +2,16 @@
 
 ``json_resource``  one call of the API: body (``strict_json``), bearer, errors, answer
 ``validation``     JSON to typed bodies; every message names the field
+``echo``           what an error may repeat of a body
 ``shapes``         records to JSON
-``user_svc``, ``registry_svc``, ``proxy_svc``  the tables of calls
+``user_svc``, ``registry_svc`` (in ``turns``), ``proxy_svc``  the tables of calls
 ``accounts``       logins, over ``passwords``, ``password_work``, ``throttle``, ``tokens``, ``permissions``
 """
 
 from __future__ import annotations
 
 from ..interfaces import IRegistry, IStore
+from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
 from .json_resource import BuiltInService, ClientAddress, peer_address
 from .proxy_svc import proxy_operations
@@ -29,9 +31,8 @@ def built_in_services(
 
     `client_address` tells whom to throttle: behind a trusted proxy that is not the peer.
     """
-    operations = {
-        b"user-svc": user_operations(accounts),
-        b"registry-svc": registry_operations(registry),
-        b"proxy-svc": proxy_operations(store),
+    tables = user_operations(accounts), registry_operations(registry), proxy_operations(store)
+    return {
+        slug.encode("ascii"): BuiltInService(table, accounts, client_address)
+        for slug, table in zip(BUILT_IN_SLUGS, tables, strict=True)
     }
-    return {slug: BuiltInService(table, accounts, client_address) for slug, table in operations.items()}

@@ -18,6 +18,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from ..downstream.request import MAX_BUFFERED
 from ..errors import (
     BadRequest,
     ContentTooLarge,
@@ -39,7 +40,6 @@ from .validation import structure
 
 T = TypeVar("T")
 
-MAX_BODY = 1024 * 1024
 ClientAddress = Callable[[Request], str]
 _log = Logger()
 
@@ -120,16 +120,16 @@ class Operation:
         return argument
 
 
-def _content(request: Request) -> bytes:
+def _content(request: Request, limit: int) -> bytes:
     # The Site of this program stops reading at the limit; another's, where we are embedded, may not.
     length = request.getHeader(b"content-length") or b""
-    too_long = length.isdigit() and int(length) > MAX_BODY
+    too_long = length.isdigit() and int(length) > limit
     content = b""
     if not too_long and request.content is not None:
         request.content.seek(0)
-        content = request.content.read(MAX_BODY + 1)
-    if too_long or len(content) > MAX_BODY:
-        raise ContentTooLarge("the body is larger than 1 MiB")
+        content = request.content.read(limit + 1)
+    if too_long or len(content) > limit:
+        raise ContentTooLarge(f"the body is over {limit} bytes")
     return content
 
 
@@ -164,8 +164,8 @@ def _token_in(request: Request) -> str | None:
     return words[0] if words else None
 
 
-def _error_answer(error: ProxyError | None) -> Answer:
-    status, message = (500, "internal error") if error is None else answer_for(error)
+def _error_answer(error: Exception) -> Answer:
+    status, message = answer_for(error)
     headers: dict[str, str] = {}
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
@@ -246,9 +246,9 @@ class BuiltInService(Resource):
                 what = {"method": request.method, "path": request.path, "error": str(error)}
                 _log.warn("{method} {path}: {error}", **what)
             return _error_answer(error)
-        except Exception:
+        except Exception as error:
             _log.failure("{method} {path} failed", method=request.method, path=request.path)
-            return _error_answer(None)
+            return _error_answer(error)
 
     async def _dispatch(self, request: Request) -> Answer:
         segments = _segments(request)
@@ -267,7 +267,7 @@ class BuiltInService(Resource):
             claims=self._claims(request, operation.bearer),
             argument=argument,
             query=_query(request),
-            content=_content(request),
+            content=_content(request, MAX_BUFFERED),
         )
         if call.claims is not None:
             # Not before the body was read: twisted.web closes it when the client leaves.

@@ -19,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from ..addresses import check_redirect_target, check_target
 from ..errors import BadRequest
+from ..records import BUILT_IN_SLUGS
 from ..routing import canonical_id, is_slug
 from .echo import bounded, quoted
 
@@ -26,7 +27,6 @@ T = TypeVar("T")
 
 MAX_ITEMS = 10_000
 MAX_LINE = 256
-RESERVED_SLUGS = frozenset({"user-svc", "registry-svc", "proxy-svc"})
 _SHOWN_ERRORS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -96,7 +96,7 @@ def _slug(value: object) -> str:
     text = _string(value)
     if not is_slug(text):
         raise ValueError("must be a slug: a-z, 0-9 and single dashes between them, at most 64 characters")
-    if text in RESERVED_SLUGS:
+    if text in BUILT_IN_SLUGS:
         raise ValueError(f"{text} is a built-in service")
     return text
 

@@ -16,7 +16,6 @@ from twisted.web.server import Site
 from twisted.web.test.requesthelper import DummyRequest
 
 from onebackend_proxy.api.json_resource import (
-    MAX_BODY,
     Answer,
     Bearer,
     BuiltInService,
@@ -24,6 +23,7 @@ from onebackend_proxy.api.json_resource import (
     Operation,
     peer_address,
 )
+from onebackend_proxy.downstream.request import MAX_BUFFERED
 from onebackend_proxy.errors import StoreUnavailable, Unauthenticated
 
 from .support import Api
@@ -166,12 +166,12 @@ class ApiTests(TestCase):
         self.assertEqual(reply.status, 400)
 
     def test_a_body_of_one_mebibyte_is_read_and_one_more_byte_is_not(self):
-        self.assertIn("not JSON", self.save(b"x" * MAX_BODY).error)
-        reply = self.save(b"x" * (MAX_BODY + 1))
-        self.assertEqual((reply.status, reply.error), (413, "the body is larger than 1 MiB"))
+        self.assertIn("not JSON", self.save(b"x" * MAX_BUFFERED).error)
+        reply = self.save(b"x" * (MAX_BUFFERED + 1))
+        self.assertEqual((reply.status, reply.error), (413, "the body is over 1048576 bytes"))
 
     def test_a_body_whose_length_was_not_told(self):
-        for body, status in ((b"x" * (MAX_BODY + 1), 413), (b"{}", 400)):
+        for body, status in ((b"x" * (MAX_BUFFERED + 1), 413), (b"{}", 400)):
             chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
             answer = self.raw("PUT", "/proxy-svc/routes", "Transfer-Encoding: chunked", chunks)
             self.assertEqual(int(answer.split()[1]), status)
