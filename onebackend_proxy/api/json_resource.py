@@ -106,6 +106,7 @@ class Operation:
     path: tuple[str, ...]
     run: Callable[[Call], Awaitable[Answer]]
     bearer: Bearer = Bearer.REQUIRED
+    max_body: int = MAX_BUFFERED
 
     def argument(self, segments: Sequence[str]) -> str | None:
         """The segment that ``*`` stands for ("" without one), or None if the path is another."""
@@ -267,7 +268,7 @@ class BuiltInService(Resource):
             claims=self._claims(request, operation.bearer),
             argument=argument,
             query=_query(request),
-            content=_content(request, MAX_BUFFERED),
+            content=_content(request, operation.max_body),
         )
         if call.claims is not None:
             # Not before the body was read: twisted.web closes it when the client leaves.

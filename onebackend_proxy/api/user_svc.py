@@ -11,6 +11,9 @@ from .validation import Line, NewPassword, NonEmptyLine, Password, Slug
 
 _NONE = Line("")
 
+MAX_BODY = 64 * 1024
+"""Bytes of a body here: anybody at all may send one, and none has much to say."""
+
 
 @attrs.frozen
 class LoginBody:
@@ -103,7 +106,7 @@ def user_operations(accounts: Accounts) -> list[Operation]:
     async def public_key(_call: Call) -> Answer:
         return Answer(200, {"publicKey": accounts.public_key})
 
-    return [
+    operations = [
         Operation(b"POST", ("login",), login, Bearer.IGNORED),
         Operation(b"POST", ("register",), register, Bearer.OPTIONAL),
         Operation(b"POST", ("refresh-token",), refresh, Bearer.EXPIRED_TOO),
@@ -111,3 +114,4 @@ def user_operations(accounts: Accounts) -> list[Operation]:
         Operation(b"POST", ("self", "has", "*"), has_permission),
         Operation(b"GET", ("public-key",), public_key, Bearer.IGNORED),
     ]
+    return [attrs.evolve(operation, max_body=MAX_BODY) for operation in operations]

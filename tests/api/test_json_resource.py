@@ -170,6 +170,13 @@ class ApiTests(TestCase):
         reply = self.save(b"x" * (MAX_BUFFERED + 1))
         self.assertEqual((reply.status, reply.error), (413, "the body is over 1048576 bytes"))
 
+    def test_bodies_that_anybody_may_send_are_smaller(self):
+        for path in ("login", "register", "self"):
+            reply = self.call("POST", f"/user-svc/{path}", b"x" * 65536, token=self.token)
+            self.assertIn("not JSON", reply.error)
+            reply = self.call("POST", f"/user-svc/{path}", b"x" * 65537, token=self.token)
+            self.assertEqual((reply.status, reply.error), (413, "the body is over 65536 bytes"))
+
     def test_a_body_whose_length_was_not_told(self):
         for body, status in ((b"x" * (MAX_BUFFERED + 1), 413), (b"{}", 400)):
             chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
