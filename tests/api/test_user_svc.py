@@ -230,6 +230,13 @@ class RefreshTests(Base):
         self.assertEqual(self.post("self/has/x", token=self.do(other.login())).status, 401)
         self.assertEqual(self.refresh("").status, 401)
 
+    def test_a_token_whose_account_is_gone(self):
+        token = self.register(self.admin()).json["token"]["token"]
+        self.api.store._accounts.clear()
+        for path in ("refresh-token", "self", "self/has/x"):
+            reply = self.post(path, token=token)
+            self.assertEqual((reply.status, reply.error), (401, "the account of this token is gone"))
+
     def test_fields(self):
         reply = self.post("refresh-token", {"token": "x"}, token=self.admin())
         self.assertEqual((reply.status, reply.error), (400, "unknown field 'token'"))
