@@ -111,8 +111,7 @@ class LoginThrottle:
         """Count a wrong password or slug."""
         now, client = self._seconds(), network_of(address)
         self._pairs.add((client, slug), now)
-        if not is_local(address):
-            self._clients.add(client, now)
+        self._clients.add(client, now)
 
     def succeeded(self, address: str, slug: str) -> None:
         """Forget this client's failures with this slug."""
