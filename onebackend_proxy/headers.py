@@ -5,6 +5,7 @@ Each side is one pass over the field lines. A raw head is never forwarded (RFC 9
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, Respo
 
 MAX_FIELDS = 128
 """Field lines in a request; more are answered with 431."""
+MAX_AUTHORITY = 261
+"""Bytes of a Host: 255 of a name (RFC 1035, 2.3.4) and a port."""
 MAX_HOPS = 5
 """Times that a request may come through this proxy: an instance may be the proxy itself, by mistake."""
 MAX_TARGET = 16 * 1024
@@ -251,6 +254,12 @@ def the_host(hosts: Sequence[bytes]) -> bytes:
 
 def _is_authority(text: bytes) -> bool:
     """Whether it is ``HOST`` or ``HOST:PORT``, with a port that there is."""
+    return len(text) <= MAX_AUTHORITY and _looks_like_authority(text)
+
+
+# A proxy is asked for few hosts very often; what strangers make up is short, and goes again.
+@functools.lru_cache(1024)
+def _looks_like_authority(text: bytes) -> bool:
     match = _HOST.fullmatch(text)
     if match is None or (match[2] and int(match[2]) > 65535):
         return False

@@ -65,6 +65,7 @@ class ProxyChannel(HTTPChannel):
     _other: IAddress | None = None
     _request_held = False
     _deferred = False
+    _stopped = False
     _waiting = 0
     _lingering = False
     _linger_began = 0
@@ -177,7 +178,8 @@ class ProxyChannel(HTTPChannel):
 
     def _steer(self) -> None:
         """Read from the client unless there is a reason not to: the one place that decides it."""
-        if self.full or self._request_held or self._waiting > MAX_WAITING:
+        self._stopped = self.full or self._request_held or self._waiting > MAX_WAITING
+        if self._stopped:
             self._networkProducer.pauseProducing()
         else:
             self._networkProducer.resumeProducing()
@@ -243,7 +245,8 @@ class ProxyChannel(HTTPChannel):
         data = b"".join(self._dataBuffer)
         self._dataBuffer = []
         self._waiting = 0
-        self._steer()
+        if self._stopped:
+            self._steer()
         self.setLineMode(data)
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
@@ -256,7 +259,8 @@ class ProxyChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         """twisted.web's hook: a request's body is complete."""
         if self.requests:
-            self._trailers = _parse_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()))
+            if self._transferDecoder is not None:
+                self._trailers = _parse_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()))
             super().allContentReceived()
 
     def write_refusal(self, error: ProxyError, method: bytes, target: bytes) -> int:

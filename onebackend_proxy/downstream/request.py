@@ -41,23 +41,37 @@ class ProxyRequest(Request):
         if self.site.on_request_end is not None:
             self.began = self.site.reactor.seconds()
         try:
-            self.uri, authority = origin_form(method, target)
-            the_host(self.requestHeaders.getRawHeaders(b"Host", []))
+            self._find(method, target)
         except ProxyError as error:
             self._refusal = error
             return
-        if authority:
-            self.requestHeaders.setRawHeaders(b"Host", [authority])
+        if self._resource is None and has_body and (self.channel.length or 0) > MAX_BUFFERED:
+            self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+
+    def _find(self, method: bytes, target: bytes) -> None:
+        """Find the resource, and check what one that streams checks itself, with the rest of its head."""
+        hosts = self.requestHeaders.getRawHeaders
+        if target[:1] != b"/":
+            # The authority in the target is about to replace Host (RFC 9112, 3.2.2), whatever that was.
+            the_host(hosts(b"Host", []))
+            self.uri, authority = origin_form(method, target)
+            if authority:
+                self.requestHeaders.setRawHeaders(b"Host", [authority])
         self.path = self.uri.partition(b"?")[0]
         if self.path != b"*":
             self.prepath: list[bytes] = []
-            self.postpath = list(map(unquote_to_bytes, self.path[1:].split(b"/")))
-            resource = self.site.getResourceFor(self)
+            segments = self.path[1:].split(b"/")
+            self.postpath = [unquote_to_bytes(s) for s in segments] if b"%" in self.path else segments
+            try:
+                resource = self.site.getResourceFor(self)
+            except Exception:
+                # Another program's tree: twisted.web meets the same again, and answers it.
+                resource = None
             if getattr(resource, "streams", False):
                 self._resource = resource
                 return
-        if has_body and (self.channel.length or 0) > MAX_BUFFERED:
-            self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+        origin_form(method, target)
+        the_host(hosts(b"Host", []))
 
     @property
     def streams(self) -> bool:

@@ -7,12 +7,13 @@ rendered when the head is complete, and gets the body as it comes. Everything el
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request as PlainRequest
 from twisted.web.http import datetimeToString
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request, Site
 
 from .channel import ProxyChannel
@@ -50,6 +51,13 @@ class ProxySite(Site):
     def owns(self, request: Request) -> bool:
         """Whether this request came through one of our own channels (and not, say, over HTTP/2)."""
         return isinstance(request.channel, ProxyChannel) and request._encoder is None
+
+    def getResourceFor(self, request: Any) -> IResource:
+        """twisted.web's hook, called for each request: as in its own Site, but for a slow copy."""
+        request.site = self
+        request.sitepath = list(request.prepath)
+        found: IResource = getChildForRequest(self.resource, request)
+        return found
 
     def date(self) -> bytes:
         """The Date of an answer made now."""

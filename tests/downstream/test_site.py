@@ -683,6 +683,21 @@ class TestLingering(SiteTests):
         assert client.answer().status == 413
 
 
+class TestOtherTrees(SiteTests):
+    """A tree of another program's, in our Site."""
+
+    def test_one_that_cannot_be_walked(self) -> None:
+        class Broken(Resource):
+            def getChild(self, path: bytes, request: Any) -> IResource:
+                raise ValueError("a bug at 10.0.0.1")
+
+        self.plane.resource.serve({b"broken": Broken()})
+        client = self.plane.connect().ask(b"GET /broken/x HTTP/1.1")
+        answer = client.answer()
+        assert (answer.status, json.loads(answer.body)) == (500, {"error": "internal error"})
+        assert len(self.flushLoggedErrors(ValueError)) == 1
+
+
 class TestSlowRequests(SiteTests):
     """A request that does not arrive."""
 
