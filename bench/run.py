@@ -15,7 +15,7 @@ from load import load, loader_name
 
 PROXY_CORE = 0
 LOAD_CORE = 1
-OURS = "onebackend_proxy, resource plane"
+OURS = "onebackend_proxy, access log"
 
 
 def main() -> None:
@@ -31,8 +31,8 @@ def main() -> None:
         port = running.enter_context(peers.backend(LOAD_CORE))
         proxies = {
             "twisted.web.proxy.ReverseProxyResource": running.enter_context(peers.stock(port, PROXY_CORE)),
-            OURS: running.enter_context(peers.ours(port, PROXY_CORE, "/dev/null")),
-            f"{OURS}, access log to a file": running.enter_context(
+            f"{OURS} to /dev/null": running.enter_context(peers.ours(port, PROXY_CORE, "/dev/null")),
+            f"{OURS} to a file": running.enter_context(
                 peers.ours(port, PROXY_CORE, "{folder}/access.log")
             ),
         }
