@@ -32,9 +32,7 @@ def main() -> None:
         proxies = {
             "twisted.web.proxy.ReverseProxyResource": running.enter_context(peers.stock(port, PROXY_CORE)),
             f"{OURS} to /dev/null": running.enter_context(peers.ours(port, PROXY_CORE, "/dev/null")),
-            f"{OURS} to a file": running.enter_context(
-                peers.ours(port, PROXY_CORE, "{folder}/access.log")
-            ),
+            f"{OURS} to a file": running.enter_context(peers.ours(port, PROXY_CORE, "{folder}/access.log")),
         }
         figures: dict[str, dict[str, list[float]]] = {
             name: {"rate": [], "per_cpu_second": []} for name in proxies
