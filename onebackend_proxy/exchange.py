@@ -21,7 +21,7 @@ from .errors import ProxyError, RequestTimeout, Unavailable, UpstreamFailed, Ups
 from .headers import OutgoingRequest, safe_trailers
 from .http1 import request_bytes
 from .interfaces import Connection, Downstream, UpstreamClient
-from .messages import CHUNKED, NO_BODY, Headers, ResponseHead
+from .messages import CHUNKED, NO_BODY, Headers, ResponseHead, shown
 
 MAX_HELD = 64 * 1024
 """Bytes of a request body held while there is no upstream connection yet."""
@@ -203,10 +203,7 @@ class Exchange:
     def broke(self, failure: Failure) -> None:
         """A bug of ours came up in the middle: it must cost this exchange, not the client's patience."""
         self._exchanges.log.failure("an exchange failed", failure)
-        if self.state is State.RELAYING:
-            self._abort(ProxyError("internal error"))
-        elif self.state is not State.DONE:
-            self._refuse(ProxyError("internal error"))
+        self._end(ProxyError("internal error"))
 
     def _leave(self) -> Connection | None:
         """Part from the connection, if there is one."""
@@ -397,24 +394,27 @@ class Exchange:
         self._done()
         self._downstream.abort()
 
-    def cut(self) -> None:
-        """The proxy stops: end the exchange now, whole or not."""
-        error = Unavailable("the proxy is stopping")
+    def _end(self, error: ProxyError) -> None:
+        """End it now, in the way that is left: with an error as its answer, or by breaking the answer off."""
         if self.state is State.RELAYING:
             self._abort(error)
         elif self.state is not State.DONE:
             self._refuse(error)
+
+    def cut(self) -> None:
+        """The proxy stops: end the exchange now, whole or not."""
+        self._end(Unavailable("the proxy is stopping"))
 
     def _report(self, error: ProxyError) -> None:
         self.reason = str(error)
         self._exchanges.log.warn(
             "{service}: {method} {target} at {address}: {reason} [request {id}]",
             service=self.upstream.name,
-            method=ascii(self.request.method)[2:-1],
-            target=ascii(self.request.target)[2:-1],
+            method=shown(self.request.method),
+            target=shown(self.request.target),
             address=self.endpoint.address.authority if self.endpoint else "no instance",
             reason=self.reason,
-            id=ascii(self.request.request_id)[2:-1],
+            id=shown(self.request.request_id),
         )
 
     def _done(self) -> None:

@@ -16,6 +16,11 @@ UNTIL_CLOSE = -3
 """An answer that ends when its connection does (RFC 9112, 6.3)."""
 
 
+def shown(data: bytes) -> str:
+    """What a client sent, fit for the program's log: printable, anything else as ``\\xNN``."""
+    return ascii(data)[2:-1]
+
+
 @attrs.define(eq=False)
 class RequestHead:
     """A request as the client sent it; `target` is byte for byte."""

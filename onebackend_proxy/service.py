@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from .addresses import parse_instance_url
-from .api import Accounts, BuiltInService, built_in_services, open_accounts
+from .api import BuiltInService, built_in_services, open_accounts
 from .balancing import EndpointState, Timeouts, Upstream
 from .downstream import ProxySite, ReverseProxyResource, ServiceResource
 from .downstream.accesslog import AccessLog
@@ -113,15 +113,13 @@ class ProxyService(Service):
         )
         await accounts.ensure_admin(self._admin_password)
         await self.registry.load()
-        self._built_in = self._services(accounts)
+        self._built_in = built_in_services(self.store, self.registry, accounts, self.client_address)
         self.resource.serve(self._built_in)
         self._health.start()
 
-    def _services(self, accounts: Accounts) -> dict[bytes, BuiltInService]:
-        def address(request: Request) -> str:
-            return client_address(request, self.settings.trusted_proxies)
-
-        return built_in_services(self.store, self.registry, accounts, address)
+    def client_address(self, request: Request) -> str:
+        """Whose request it is, behind whatever trusted proxies: the throttle and the access log agree."""
+        return client_address(request, self.settings.trusted_proxies)
 
     def stopService(self) -> Deferred[None]:
         """Finish what is in flight, at most for `GRACE` seconds, then let go of everything."""
@@ -156,10 +154,7 @@ class ListeningService(Service):
         self._log = Logger()
         settings = proxy.settings
         self._access_log = AccessLog(
-            reactor,
-            settings.access_log,
-            settings.access_log_format,
-            lambda request: client_address(request, settings.trusted_proxies),
+            reactor, settings.access_log, settings.access_log_format, proxy.client_address
         )
         self.site = ProxySite(proxy.resource, reactor, self._access_log.request_ended)
         self._ports: list[IListeningPort] = []

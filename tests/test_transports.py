@@ -12,6 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.transports import send_at_once
 
+from .wire import Producer
+
 
 class Reactor:
     """As much of a reactor as a connected socket needs."""
@@ -33,21 +35,6 @@ class Reactor:
 
     def callLater(self, seconds: float, call: Any, *arguments: Any) -> None:
         self.later.append(call)
-
-
-class Producer:
-    """Says whether it is to wait."""
-
-    paused = False
-
-    def pauseProducing(self) -> None:
-        self.paused = True
-
-    def resumeProducing(self) -> None:
-        self.paused = False
-
-    def stopProducing(self) -> None:
-        """Nothing to stop."""
 
 
 class TestSendAtOnce(SynchronousTestCase):

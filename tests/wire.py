@@ -132,6 +132,21 @@ class Wire(StringTransport):
         return data
 
 
+class Producer:
+    """Says whether it is to wait."""
+
+    paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""
+
+
 @attrs.define
 class Answer:
     """One answer as it stands on the wire; `complete` is false where its framing says that more follows."""

@@ -6,15 +6,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from ..errors import error_body
+from ..errors import ProxyError, answer_for, error_body
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Headers, ResponseHead
+from ..messages import NO_BODY, Headers, ResponseHead, shown
 
 if TYPE_CHECKING:
     from .request import ProxyRequest
@@ -27,6 +28,19 @@ def error_head(status: int, body: bytes) -> ResponseHead:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
     headers.append((b"Content-Length", b"%d" % len(body)))
     return ResponseHead(status, HTTPStatus(status).phrase.encode("ascii"), headers, len(body))
+
+
+def report_refusal(log: Logger, method: bytes, target: bytes, error: ProxyError) -> tuple[int, str]:
+    """Say in the log what is refused, and why; returns the status and the message of the answer."""
+    status, message = answer_for(error)
+    log.info(
+        "refused {method} {target} with {status}: {reason}",
+        method=shown(method),
+        target=shown(target),
+        status=status,
+        reason=str(error),
+    )
+    return status, message
 
 
 class RequestDownstream:

@@ -18,14 +18,13 @@ from ..errors import (
     ProxyError,
     RequestTimeout,
     TargetTooLong,
-    answer_for,
     error_body,
 )
 from ..headers import MAX_FIELDS, Network, Peer
 from ..http1 import response_bytes
 from ..messages import Headers
 from ..transports import send_at_once
-from .answers import error_head
+from .answers import error_head, report_refusal
 from .peers import peer_of
 from .request import ProxyRequest
 
@@ -265,14 +264,7 @@ class ProxyChannel(HTTPChannel):
 
     def write_refusal(self, error: ProxyError, method: bytes, target: bytes) -> int:
         """Send an error as the last answer on this connection, and log why; returns its status."""
-        status, message = answer_for(error)
-        self._log.info(
-            "refused {method} {target} with {status}: {reason}",
-            method=ascii(method)[2:-1],
-            target=ascii(target)[2:-1],
-            status=status,
-            reason=str(error),
-        )
+        status, message = report_refusal(self._log, method, target, error)
         self.persistent = False
         body = error_body(message)
         head, _chunked = response_bytes(error_head(status, body), False, True)

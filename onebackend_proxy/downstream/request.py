@@ -20,6 +20,10 @@ MAX_BUFFERED = 1024 * 1024
 """Bytes of a request body that a resource which does not stream may get (the API's limit)."""
 
 
+def _too_large() -> ContentTooLarge:
+    return ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+
+
 class ProxyRequest(Request):
     """A request whose body may stream; `complete` says that all of it has come."""
 
@@ -46,7 +50,7 @@ class ProxyRequest(Request):
             self._refusal = error
             return
         if self._resource is None and has_body and (self.channel.length or 0) > MAX_BUFFERED:
-            self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+            self._refusal = _too_large()
 
     def _find(self, method: bytes, target: bytes) -> None:
         """Find the resource, and check what one that streams checks itself, with the rest of its head."""
@@ -100,7 +104,7 @@ class ProxyRequest(Request):
         elif not self.streams:
             self.buffered += len(data)
             if self.buffered > MAX_BUFFERED:
-                self._refusal = ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+                self._refusal = _too_large()
                 self.refuse(self._refusal)
             else:
                 super().handleContentChunk(data)

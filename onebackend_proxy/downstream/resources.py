@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
-from typing import Any, cast
+from typing import Any
 
 import attrs
 from twisted.logger import Logger
@@ -12,13 +12,13 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from ..balancing import Upstream
-from ..errors import BadRequest, NotFound, ProxyError, answer_for
+from ..errors import BadRequest, NotFound, ProxyError
 from ..exchange import Exchanges
 from ..headers import Network, prepare_request
 from ..interfaces import IRegistry
 from ..messages import NO_BODY, Headers, RequestHead
 from ..routing import is_slug, service_slug
-from .answers import ChannelDownstream, RequestDownstream, ResourceDownstream
+from .answers import ChannelDownstream, ResourceDownstream, report_refusal
 from .peers import peer_of
 from .request import ProxyRequest
 
@@ -34,14 +34,10 @@ class Desk:
 
 def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: Desk) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
-    streamed = isinstance(request, ProxyRequest) and request.site.owns(request)
-    downstream: RequestDownstream
-    if streamed:
-        own = cast(ProxyRequest, request)
-        downstream = ChannelDownstream(own)
-        peer = own.channel.peer(desk.trusted)
+    downstream = downstream_for(request)
+    if isinstance(downstream, ChannelDownstream):
+        peer = request.channel.peer(desk.trusted)
     else:
-        downstream = ResourceDownstream(request)
         peer = peer_of(request.getClientAddress(), request.isSecure(), desk.trusted)
     fields: Headers = [
         (name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
@@ -53,7 +49,7 @@ def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: D
     except ProxyError as error:
         refuse(request, downstream, error, desk.log)
         return
-    if not streamed:
+    if isinstance(downstream, ResourceDownstream):
         # twisted.web has asked for an expected body, and taken it out of its framing, before we came.
         outgoing.expects_continue = False
         size = request.content.seek(0, 2)
@@ -69,17 +65,18 @@ def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: D
         downstream.feed()
 
 
-def refuse(request: Request, downstream: RequestDownstream, error: ProxyError, log: Logger) -> None:
+def downstream_for(request: Any) -> ChannelDownstream | ResourceDownstream:
+    """How this request is answered: straight through our own channel where it came that way."""
+    if isinstance(request, ProxyRequest) and request.site.owns(request):
+        return ChannelDownstream(request)
+    return ResourceDownstream(request)
+
+
+def refuse(
+    request: Request, downstream: ChannelDownstream | ResourceDownstream, error: ProxyError, log: Logger
+) -> None:
     """Answer with the error, and say in the log why."""
-    status, message = answer_for(error)
-    log.info(
-        "refused {method} {target} with {status}: {reason}",
-        method=ascii(request.method)[2:-1],
-        target=ascii(request.uri)[2:-1],
-        status=status,
-        reason=str(error),
-    )
-    downstream.refuse(status, message)
+    downstream.refuse(*report_refusal(log, request.method, request.uri, error))
 
 
 class ReverseProxyResource(Resource):
@@ -128,9 +125,7 @@ class _Refusal(Resource):
         self._desk = desk
 
     def render(self, request: Any) -> int:
-        own = isinstance(request, ProxyRequest) and request.site.owns(request)
-        downstream = ChannelDownstream(request) if own else ResourceDownstream(request)
-        refuse(request, downstream, self._error, self._desk.log)
+        refuse(request, downstream_for(request), self._error, self._desk.log)
         return NOT_DONE_YET
 
 

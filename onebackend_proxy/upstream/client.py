@@ -76,7 +76,7 @@ class Http1Client:
 
         def failed(failure: Failure) -> None:
             if wanted:
-                exchange.connect_failed(_connect_error(endpoint, failure, timeout))
+                exchange.connect_failed(_connect_error(failure, timeout))
 
         def cancel() -> None:
             nonlocal wanted
@@ -138,7 +138,7 @@ def _unwrap(connection: UpstreamConnection) -> None:
         transport.protocol = connection
 
 
-def _connect_error(endpoint: EndpointState, failure: Failure, timeout: float) -> ProxyError:
+def _connect_error(failure: Failure, timeout: float) -> ProxyError:
     if failure.check(TimeoutError, UserError, CancelledError, ConnectingCancelledError):
         return UpstreamTimeout("connecting to the service took too long", detail=f"over {timeout:g} s")
     if failure.check(DNSLookupError):

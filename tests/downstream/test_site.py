@@ -23,7 +23,7 @@ from onebackend_proxy.messages import ResponseHead
 
 from .. import conformance
 from ..conformance import ONE, Client, Plane, new_plane
-from ..wire import Answer
+from ..wire import Answer, Producer
 
 
 class TestProxySite(conformance.PlaneBehaviour):
@@ -468,18 +468,6 @@ class TestBufferedResources(SiteTests):
             assert len(self.flushLoggedErrors(ValueError)) == 1
 
     def test_back_pressure_reaches_producers_of_twisted_web(self) -> None:
-        class Producer:
-            paused = False
-
-            def pauseProducing(self) -> None:
-                self.paused = True
-
-            def resumeProducing(self) -> None:
-                self.paused = False
-
-            def stopProducing(self) -> None:
-                """Nothing to stop."""
-
         client = self.plane.connect().ask(b"GET /echo/later HTTP/1.1")
         producer = Producer()
         [request] = self.echo.waiting
