@@ -50,11 +50,13 @@ class EndpointState:
 
 @attrs.frozen
 class Timeouts:
-    """Seconds: to connect, from the request sent to the answer's head, and without any progress."""
+    """Seconds: to connect, from the request sent to the answer's head, without any progress of a body, and
+    without a byte through a tunnel (WebSocket)."""
 
     connect: float = 5.0
     first_byte: float = 60.0
     idle: float = 60.0
+    tunnel: float = 3600.0
 
 
 @attrs.frozen(eq=False)
