@@ -15,9 +15,9 @@ KIB = 1024
 SIZE, COUNT, SECONDS = "size", "count", "seconds"
 
 
-def _limit(default: Any, kind: str, help: str) -> Any:
-    """A field whose metadata make an option of it: what its text means, and the line of its help."""
-    return attrs.field(default=default, metadata={"kind": kind, "help": help})
+def _limit(default: Any, kind: str, help: str, zero: bool = False) -> Any:
+    """A field whose metadata make an option of it: what its text means, its help, whether it may be 0."""
+    return attrs.field(default=default, metadata={"kind": kind, "help": help, "zero": zero})
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class Limits:
     head_fields: int = _limit(128, COUNT, "Header fields of a request; more is 431.")
     target_size: int = _limit(16 * KIB, SIZE, "Bytes of a request target; more is 414.")
     head_timeout: float = _limit(30.0, SECONDS, "For a request's head, from its first byte; then 408.")
-    body_limit: int = _limit(0, SIZE, "Bytes of a request's body; more is 413. 0 is no limit.")
+    body_limit: int = _limit(0, SIZE, "Bytes of a request's body; more is 413. 0 is no limit.", zero=True)
     chunk_extension_size: int = _limit(1 * KIB, SIZE, "Bytes of the extensions of one chunk; more is 400.")
     keepalive_timeout: float = _limit(75.0, SECONDS, "An idle client connection is closed after this.")
     keepalive_requests: int = _limit(1000, COUNT, "Requests on one connection, after which it is closed.")
@@ -41,13 +41,17 @@ class Limits:
     )
     tunnel_timeout: float = _limit(3600.0, SECONDS, "Without a byte through a WebSocket or other tunnel.")
     upstream_connections: int = _limit(4096, COUNT, "Connections to one instance; further requests wait.")
-    upstream_queue: int = _limit(1024, COUNT, "Requests that may wait for one instance; more is 503.")
+    upstream_queue: int = _limit(
+        1024, COUNT, "Requests that may wait for one instance; more is 503.", zero=True
+    )
     upstream_wait: float = _limit(5.0, SECONDS, "That a request may wait for a connection; then 503.")
-    upstream_keepalive: int = _limit(64, COUNT, "Idle connections kept to one instance.")
+    upstream_keepalive: int = _limit(64, COUNT, "Idle connections kept to one instance.", zero=True)
     upstream_keepalive_timeout: float = _limit(
         30.0, SECONDS, "An idle one is closed after this, or twice it."
     )
-    eject_after: int = _limit(3, COUNT, "Failures in a row that take an instance out of use. 0 is never.")
+    eject_after: int = _limit(
+        3, COUNT, "Failures in a row that take an instance out of use. 0 is never.", zero=True
+    )
     eject_timeout: float = _limit(1.0, SECONDS, "Out of use for, doubled each time that it fails again.")
 
     @property

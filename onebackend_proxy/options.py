@@ -15,6 +15,8 @@ from twisted.python import usage
 from .errors import SettingError
 from .folder import DEFAULT_FOLDER, default_folder
 from .headers import Network
+from .limits import COUNT, DEFAULTS, SECONDS, SIZE, Limits
+from .units import parse_count, parse_seconds, parse_size, shown_seconds, shown_size
 
 DEFAULT_LISTEN = "tcp:11337:interface=127.0.0.1"
 FORMATS = ("json", "combined")
@@ -39,6 +41,7 @@ class Settings:
     open_registration: bool = False
     admin_password: str = attrs.field(default="", repr=False)
     ignored: tuple[str, ...] = ()
+    limits: Limits = DEFAULTS
 
 
 @attrs.frozen
@@ -108,6 +111,32 @@ def _one_worker(text: str) -> int:
     return 1
 
 
+# How each kind of limit is read, and how its default is shown.
+_KINDS: Mapping[str, tuple[Callable[[str], float], Callable[[Any], str]]] = {
+    SIZE: (parse_size, shown_size),
+    SECONDS: (parse_seconds, shown_seconds),
+    COUNT: (parse_count, str),
+}
+
+
+def _limit_setting(limit: attrs.Attribute[Any]) -> _Setting:
+    parse_kind, shown = _KINDS[limit.metadata["kind"]]
+
+    def parse(text: str) -> float:
+        value = parse_kind(text)
+        if not value and not limit.metadata["zero"]:
+            raise ValueError(f"{text!r} is too little: it must be more than 0")
+        return value
+
+    return _Setting(
+        limit.name.replace("_", "-"),
+        f"OB_PROXY_{limit.name.upper()}",
+        f"{limit.metadata['help']} [default: {shown(limit.default)}]",
+        parse,
+    )
+
+
+LIMITS = tuple(_limit_setting(limit) for limit in attrs.fields(Limits))
 SETTINGS = (
     _Setting(
         "listen",
@@ -129,7 +158,12 @@ SETTINGS = (
         "CIDRs, by commas, of proxies whose X-Forwarded-* we believe. [default: none]",
         _networks,
     ),
-    _Setting("access-log", "OB_PROXY_ACCESS_LOG", "File, or - for standard output. [default: -]", str),
+    _Setting(
+        "access-log",
+        "OB_PROXY_ACCESS_LOG",
+        "File, - for standard output, or off. [default: -]",
+        str,
+    ),
     _Setting("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format),
     _Setting(
         "open-registration",
@@ -139,7 +173,17 @@ SETTINGS = (
         flag=True,
     ),
     _Setting("workers", "OB_PROXY_WORKERS", "Serving processes. [default: 1]", _one_worker),
+    *LIMITS,
 )
+
+
+def _given(setting: _Setting, options: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[str, Any]:
+    """Where the setting's value comes from, and its text, or None."""
+    given = options.get(setting.option)
+    if given in (None, [], 0):
+        # An empty variable is as none.
+        return setting.variable, environment.get(setting.variable) or None
+    return f"--{setting.option}", given
 
 
 def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -149,11 +193,7 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
     """
     values: dict[str, Any] = {}
     for setting in SETTINGS:
-        given = options.get(setting.option)
-        name = f"--{setting.option}"
-        if given in (None, [], 0):
-            given = environment.get(setting.variable) or None
-            name = setting.variable
+        name, given = _given(setting, options, environment)
         if given is None:
             continue
         try:
@@ -166,9 +206,10 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
     values.pop("workers", None)
     if values.get("listen") == ():
         raise SettingError("OB_PROXY_LISTEN: no endpoint in it")
+    limits = Limits(**{limit.field: values.pop(limit.field) for limit in LIMITS if limit.field in values})
     values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
     values["ignored"] = tuple(name for name in NOT_YET if environment.get(name, "").lower() == "true")
-    return Settings(**values)
+    return Settings(**values, limits=limits)
 
 
 def refuse_to_start(message: str) -> NoReturn:
@@ -178,6 +219,9 @@ def refuse_to_start(message: str) -> NoReturn:
     stream.write(f"onebackend-proxy: {line}\n")
     stream.flush()
     raise SystemExit(1)
+
+
+LIMITS_INTRO = "Limits (sizes such as 32KiB or 10MB, times such as 250ms, 5s or 1m30s):"
 
 
 class Options(usage.Options):
@@ -191,8 +235,9 @@ class Options(usage.Options):
     optParameters = [
         [setting.option, None, None, f"{setting.help} ({setting.variable})"]
         for setting in SETTINGS
-        if not setting.flag and not setting.repeatable
+        if not setting.flag and not setting.repeatable and setting not in LIMITS
     ]
+    optParameters += [[limit.option, None, None, limit.help] for limit in LIMITS]
     optFlags = [
         [setting.option, None, f"{setting.help} ({setting.variable}=true)"]
         for setting in SETTINGS
@@ -207,6 +252,19 @@ class Options(usage.Options):
     def opt_listen(self, text: str) -> None:
         """Endpoint of the service side, repeatable [default: tcp:11337:interface=127.0.0.1]"""
         self["listen"].append(text)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The options, and the limits in a group of their own after them."""
+        everything = self.longOpt
+        limits = {limit.option: limit.help for limit in LIMITS}
+        self.longOpt = [option for option in everything if option.rstrip("=") not in limits]
+        try:
+            text = super().getUsage(width)
+        finally:
+            self.longOpt = everything
+        group = [{"long": option, "optType": "parameter", "doc": help} for option, help in limits.items()]
+        chunks = usage.docMakeChunks(group, width or int(os.environ.get("COLUMNS", "80")))
+        return f"{text}\n{LIMITS_INTRO}\n{''.join(chunks)}"
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse, and end the program with one line where something is wrong."""

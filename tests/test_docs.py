@@ -10,11 +10,11 @@ import pytest
 
 from onebackend_proxy import __all__ as public_names
 from onebackend_proxy import exchange, headers, http1
-from onebackend_proxy.balancing import Timeouts
 from onebackend_proxy.cli.main import cli
-from onebackend_proxy.downstream import channel, request, site
+from onebackend_proxy.downstream import channel, request
+from onebackend_proxy.limits import DEFAULTS
 from onebackend_proxy.options import DEFAULT_LISTEN, SETTINGS
-from onebackend_proxy.upstream import client, pool
+from onebackend_proxy.options import LIMITS as LIMIT_SETTINGS
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = sorted([TOP / "README.rst", *(TOP / "docs").glob("*.rst")])
@@ -32,6 +32,13 @@ def test_no_setting_is_documented_that_does_not_exist():
     text = (TOP / "docs" / "settings.rst").read_text()
     documented = set(re.findall(r"^   \* - ``--([a-z-]+)``$", text, re.MULTILINE))
     assert documented == {setting.option for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("limit", LIMIT_SETTINGS, ids=lambda limit: limit.option)
+def test_the_default_of_every_limit_is_documented(limit):
+    [default] = re.findall(r"\[default: (.*)\]", limit.help)
+    text = (TOP / "docs" / "settings.rst").read_text()
+    assert f"   * - ``--{limit.option}``\n     - ``{limit.variable}``\n     - ``{default}``\n     - " in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -64,27 +71,27 @@ def test_every_command_is_documented(name):
 
 KIB = 1024
 LIMITS = {
-    "head": (channel.MAX_HEAD, 32 * KIB, "32 KiB"),
-    "header fields": (headers.MAX_FIELDS, 128, "128"),
+    "head": (DEFAULTS.head_size, 32 * KIB, "32 KiB"),
+    "header fields": (DEFAULTS.head_fields, 128, "128"),
     "a header field's name": (channel.MAX_NAME, 256, "256 bytes"),
-    "request target": (headers.MAX_TARGET, 16 * KIB, "16 KiB"),
+    "request target": (DEFAULTS.target_size, 16 * KIB, "16 KiB"),
     "bytes behind the request under way": (channel.MAX_WAITING, 16 * KIB, "16 KiB"),
-    "time for a head, from its first byte": (channel.HEAD_SECONDS, 30, "30 s"),
-    "a body without a byte": (Timeouts().idle, 60, "60 s"),
-    "an idle connection": (site.IDLE, 75, "75 s"),
-    "a client that takes nothing of its answer": (Timeouts().idle, 60, "60 s"),
+    "time for a head, from its first byte": (DEFAULTS.head_timeout, 30, "30 s"),
+    "a body without a byte": (DEFAULTS.idle_timeout, 60, "60 s"),
+    "an idle connection": (DEFAULTS.keepalive_timeout, 75, "75 s"),
+    "a client that takes nothing of its answer": (DEFAULTS.idle_timeout, 60, "60 s"),
     "times through this proxy": (headers.MAX_HOPS, 5, "5"),
     "a body of the built-in services": (request.MAX_BUFFERED, KIB * KIB, "1 MiB"),
-    "connecting to one": (Timeouts().connect, 5, "5 s"),
+    "connecting to one": (DEFAULTS.connect_timeout, 5, "5 s"),
     "failing connects of one request, together": (exchange.MAX_CONNECTING, 15, "15 s"),
-    "the first byte of its answer": (Timeouts().first_byte, 60, "60 s"),
-    "taking nothing of a request's body": (Timeouts().idle, 60, "60 s"),
-    "an answer that stops": (Timeouts().idle, 60, "60 s"),
-    "informational answers to one request": (http1.MAX_INTERIM, 16, "16"),
+    "the first byte of its answer": (DEFAULTS.first_byte_timeout, 60, "60 s"),
+    "taking nothing of a request's body": (DEFAULTS.idle_timeout, 60, "60 s"),
+    "an answer that stops": (DEFAULTS.idle_timeout, 60, "60 s"),
+    "informational answers to one request": (DEFAULTS.interim_answers, 16, "16"),
     "head, chunk extensions or trailers, in a row": (http1.MAX_QUIET, 64 * KIB, "64 KiB"),
     "of a request's body, to connect or to repeat": (exchange.MAX_HELD, 64 * KIB, "64 KiB"),
     "idle connections to one instance": (
-        (pool.MAX_IDLE, client.IDLE_ROUND),
+        (DEFAULTS.upstream_keepalive, DEFAULTS.upstream_keepalive_timeout),
         (64, 30),
         "64, for 30 to 60 s",
     ),

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebackend_proxy.errors import SettingError
+from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.options import (
     DEFAULT_LISTEN,
+    LIMITS,
     SETTINGS,
     Options,
     Settings,
@@ -50,6 +52,7 @@ def test_the_defaults():
     assert settings.folder == pathlib.Path.home() / ".1backend"
     assert (settings.access_log, settings.access_log_format) == ("-", "json")
     assert (settings.trusted_proxies, settings.open_registration, settings.ignored) == ((), False, ())
+    assert settings.limits == DEFAULTS == Limits()
 
 
 VARIABLES = {
@@ -61,6 +64,7 @@ VARIABLES = {
     "OB_PROXY_ACCESS_LOG_FORMAT": "combined",
     "OB_PROXY_OPEN_REGISTRATION": "TRUE",
     "OB_PROXY_WORKERS": "1",
+    "OB_PROXY_HEAD_SIZE": "8KiB",
     "OB_ADMIN_PASSWORD": "word",
 }
 
@@ -75,6 +79,7 @@ def test_variables():
         access_log_format="combined",
         open_registration=True,
         admin_password="word",
+        limits=Limits(head_size=8192),
     )
 
 
@@ -88,6 +93,8 @@ def test_an_option_wins_over_its_variable():
         "access-log-format": "json",
         "open-registration": 1,
         "workers": "1",
+        "head-size": "9000",
+        "head-timeout": "0.5",
     }
     settings = settings_from(options, {**VARIABLES, "OB_PROXY_OPEN_REGISTRATION": "false"})
     assert settings.listen == ("tcp:2",)
@@ -96,6 +103,7 @@ def test_an_option_wins_over_its_variable():
     assert settings.trusted_proxies == (ipaddress.ip_network("127.0.0.1"),)
     assert (settings.access_log, settings.access_log_format) == ("-", "json")
     assert settings.open_registration
+    assert settings.limits == Limits(head_size=9000, head_timeout=0.5)
 
 
 def test_an_empty_variable_is_none():
@@ -113,6 +121,8 @@ def test_an_empty_variable_is_none():
         ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "10.0.0.1,localhost", "give CIDRs such as"),
         ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "\u0661.0.0.0", "give CIDRs such as"),
         ("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "JSON", "'JSON' is neither json nor combined"),
+        ("head-size", "OB_PROXY_HEAD_SIZE", "big", "'big' is not a size such as 32KiB"),
+        ("head-timeout", "OB_PROXY_HEAD_TIMEOUT", "0", "must be more than 0"),
         ("workers", "OB_PROXY_WORKERS", "2", "serves with 1 process"),
         ("workers", "OB_PROXY_WORKERS", "\u0661", "serves with 1 process"),
     ],
@@ -188,7 +198,21 @@ def test_every_setting_is_an_option_and_names_its_variable_or_itself():
     text = Options().getUsage(10_000)
     for setting in SETTINGS:
         assert f"--{setting.option}" in text
-        assert setting.variable in text or setting.repeatable
+        assert setting.variable in text or setting.repeatable or setting in LIMITS
+
+
+def test_the_limits_stand_in_a_group_after_the_other_options():
+    text = Options().getUsage(80)
+    others, _, limits = text.partition("\nLimits (sizes such as 32KiB")
+    assert max(map(len, text.splitlines())) <= 80
+    for setting in SETTINGS:
+        assert (f"--{setting.option}=" in limits) == (setting in LIMITS)
+        assert (f"--{setting.option}" in others.replace("=", "")) == (setting not in LIMITS)
+    # Showing them has not made them unknown.
+    options = Options()
+    options.getUsage()
+    options.parseOptions(["--pipelined", "3"])
+    assert options.settings.limits.pipelined == 3
 
 
 @pytest.mark.parametrize(
@@ -199,6 +223,8 @@ def test_every_setting_is_an_option_and_names_its_variable_or_itself():
         (["extra"], "unexpected argument 'extra'"),
         (["--listen", "x"], "--listen: 'x' is not an endpoint"),
         (["--workers", "4"], "--workers: '4' cannot be had"),
+        (["--head-fields", "-1"], "--head-fields: '-1' is negative"),
+        (["--upstream-wait=soon"], "--upstream-wait: 'soon' is not a time such as 5s"),
         (["--edge"], "option --edge not recognized"),
     ],
 )
