@@ -19,28 +19,36 @@ _UNFIT = re.compile(r"[\x00-\x20\x7f-\x9f\"<>\\^`{|}]")
 _LITERAL = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\](?::.*)?")
 MAX_SLUG = 64
 MAX_URL = 2048
+MAX_SOCKET = 107
+"""Bytes of the path of a Unix socket: the kernel's own limit (unix(7))."""
 
 
 @attrs.frozen
 class Address:
     """Where one instance or target listens: `scheme` is http or https, `path` is "" or "/...".
 
-    `host` is lower-case ASCII: a name, an IPv4 address, or an IPv6 address without brackets.
+    `host` is lower-case ASCII: a name, an IPv4 address, or an IPv6 address without brackets. A Unix socket
+    has no host and port 0, and `socket` is its path. `verify` says whether the certificate must be right,
+    where there is one.
     """
 
     scheme: str
     host: str
     port: int
     path: str = ""
+    socket: str = ""
+    verify: bool = True
 
     @property
     def authority(self) -> str:
-        """``host:port``, the form that logs show."""
-        return f"{bracketed(self.host)}:{self.port}"
+        """``host:port`` or ``unix:/PATH``, the form that logs show."""
+        return f"unix:{self.socket}" if self.socket else f"{bracketed(self.host)}:{self.port}"
 
     @property
     def url(self) -> str:
         """The canonical URL: the default port and a trailing slash left out."""
+        if self.socket:
+            return f"unix:{self.socket}"
         port = "" if DEFAULT_PORTS[self.scheme] == self.port else f":{self.port}"
         return f"{self.scheme}://{bracketed(self.host)}{port}{self.path}"
 
@@ -137,6 +145,36 @@ def parse_instance_url(url: str) -> Address:
     return Address(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
 
 
+def service_of(target: str) -> str | None:
+    """The slug of ``service:SLUG``, None for another kind of target; raises `ValueError` for no slug."""
+    kind, colon, slug = target.strip().partition(":")
+    if kind != "service" or not colon:
+        return None
+    if not is_slug(slug):
+        raise ValueError(f"names {slug!r}, which is not a service slug")
+    return slug
+
+
+def parse_target(text: str, verify: bool = True) -> Address:
+    """Parse a target that is an address: what `check_target` takes, but for ``service:SLUG``.
+
+    `verify` is whether its certificate must be right, if it is https. Raises `ValueError` that names what is
+    wrong.
+    """
+    target = text.strip()
+    if not target:
+        raise ValueError("is empty")
+    kind, colon, path = target.partition(":")
+    if kind == "service" and colon:
+        raise ValueError("names a service, where an address is needed")
+    if kind == "unix" and colon:
+        if not path.startswith("/") or _UNFIT.search(path) or len(path.encode()) > MAX_SOCKET:
+            raise ValueError(f"needs an absolute path of at most {MAX_SOCKET} bytes after unix:")
+        return Address("http", "", 0, socket=path)
+    address = parse_instance_url(target if "://" in target else f"http://{target}")
+    return address if verify or address.scheme != "https" else attrs.evolve(address, verify=False)
+
+
 def check_target(text: str) -> str:
     """Check a Route's target and return it as it is to be kept.
 
@@ -144,17 +182,8 @@ def check_target(text: str) -> str:
     ``service:SLUG``. Raises `ValueError` that names what is wrong.
     """
     target = text.strip()
-    if not target:
-        raise ValueError("is empty")
-    kind, colon, rest = target.partition(":")
-    if kind == "service" and colon:
-        if not is_slug(rest):
-            raise ValueError(f"names {rest!r}, which is not a service slug")
-    elif kind == "unix" and colon:
-        if not rest.startswith("/") or _UNFIT.search(rest) or len(rest.encode()) > 107:
-            raise ValueError("needs an absolute path of at most 107 bytes after unix:")
-    else:
-        parse_instance_url(target if "://" in target else f"http://{target}")
+    if service_of(target) is None:
+        parse_target(target)
     return target
 
 

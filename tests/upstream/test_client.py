@@ -11,12 +11,14 @@ from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from onebackend_proxy.addresses import Address
 from onebackend_proxy.balancing import EndpointState, Health, Upstream
 from onebackend_proxy.exchange import State
+from onebackend_proxy.limits import DEFAULTS
 from onebackend_proxy.upstream import Http1Client
-from onebackend_proxy.upstream.client import IDLE_ROUND
-from onebackend_proxy.upstream.pool import MAX_IDLE
 
 from ..wire import Wire
 from .test_connection import OK, ConnectionTests
+
+IDLE_ROUND = DEFAULTS.upstream_keepalive_timeout
+MAX_IDLE = DEFAULTS.upstream_keepalive
 
 
 class TestConnecting(ConnectionTests):
@@ -38,6 +40,7 @@ class TestConnecting(ConnectionTests):
             self.begin()
             self.network.fail(error)
             assert self.downstream.refused == (status, message)
+            assert repr(self.client.pool) == "<Pool round 0: idle {}, places {}, waiting {}>"
             assert self.endpoint.health is Health.UNREACHABLE
 
     def test_it_may_take_so_long(self) -> None:
@@ -106,7 +109,7 @@ class TestConnecting(ConnectionTests):
         assert self.downstream.refused is None
 
     def test_a_bug_while_sending_costs_this_request_only(self) -> None:
-        self.begin().request.headers = None  # type: ignore[assignment]
+        self.begin().request.method = None  # type: ignore[assignment]
         self.network.accept()
         assert self.downstream.refused == (500, "internal error")
         assert len(self.flushLoggedErrors(TypeError)) == 1

@@ -1,0 +1,123 @@
+"""From the targets of a Route to the upstream that serves it now.
+
+A target is an address, or a service whose instances come and go.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
+
+from .addresses import Address, parse_target, service_of
+from .balancing import Balance, Ejection, EndpointState, Timeouts, Upstream
+from .errors import Unavailable
+
+
+class Targets:
+    """All targets in use. What was learned of an address is kept as long as any upstream has it.
+
+    `lookup` is the registry's: the upstream of a service, or None.
+    """
+
+    def __init__(self, lookup: Callable[[str], Upstream | None]) -> None:
+        self._lookup = lookup
+        self._endpoints: WeakValueDictionary[Address, EndpointState] = WeakValueDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Targets: {len(self._endpoints)} addresses>"
+
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Every address that some upstream has; the instances of services are the registry's."""
+        return tuple(self._endpoints.values())
+
+    def upstream_of(
+        self,
+        name: str,
+        targets: Sequence[str],
+        weights: Sequence[int] = (),
+        *,
+        balance: Balance = Balance.RANDOM,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 (immutable, as the next)
+        retries: int = 1,
+        ejection: Ejection = Ejection(),  # noqa: B008
+        verify: bool = True,
+    ) -> Callable[[], Upstream]:
+        """What gives the upstream called `name` for these targets, each time that it is asked.
+
+        `weights` are the shares of the targets (the same for each if empty): the instances of a service share
+        one. Raises `ValueError` for targets and weights that there are not; what is returned raises
+        `errors.Unavailable` when there is no address at all. `verify` is about https, as in `Address`.
+        """
+        if not targets:
+            raise ValueError("needs a target")
+        if weights and len(weights) != len(targets):
+            raise ValueError(f"{len(weights)} weights for {len(targets)} targets")
+        make = functools.partial(
+            Upstream, name, timeouts=timeouts, retries=retries, balance=balance, ejection=ejection
+        )
+        found = [service_of(target) or self._endpoint(parse_target(target, verify)) for target in targets]
+        return _Mixture(found, tuple(weights) or (1,) * len(targets), make, self._lookup).upstream
+
+    def _endpoint(self, address: Address) -> EndpointState:
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            self._endpoints[address] = endpoint = EndpointState(address)
+        return endpoint
+
+
+class _Mixture:
+    """Endpoints, and slugs of services that are looked up; a new upstream only when one of these changed."""
+
+    def __init__(
+        self,
+        targets: Sequence[EndpointState | str],
+        weights: tuple[int, ...],
+        make: Callable[..., Upstream],
+        lookup: Callable[[str], Upstream | None],
+    ) -> None:
+        self._targets = targets
+        self._weights = weights
+        self._make = make
+        self._lookup = lookup
+        self._slugs = [target for target in targets if isinstance(target, str)]
+        self._services: list[Upstream | None] = []
+        self._upstream = self._mixed({})
+
+    def upstream(self) -> Upstream:
+        """The upstream as the registry has its services now."""
+        if self._slugs:
+            # An Upstream is equal to itself only: the registry makes another one for each change.
+            services = [self._lookup(slug) for slug in self._slugs]
+            if services != self._services:
+                self._upstream = self._mixed(dict(zip(self._slugs, services, strict=True)))
+                self._services = services
+            if not self._upstream.endpoints:
+                raise Unavailable("the service has no instance", detail=f"none of {', '.join(self._slugs)}")
+        return self._upstream
+
+    def _mixed(self, services: dict[str, Upstream | None]) -> Upstream:
+        parts: list[tuple[int, tuple[EndpointState, ...], tuple[int, ...]]] = []
+        for target, weight in zip(self._targets, self._weights, strict=True):
+            if isinstance(target, EndpointState):
+                parts.append((weight, (target,), (1,)))
+            elif (part := services.get(target)) is not None and part.endpoints:
+                parts.append((weight, part.endpoints, part.weights or (1,) * len(part.endpoints)))
+        weights = _shared_out(parts)
+        # Where all are the same, picking need not look at them.
+        same = len(set(weights.values())) < 2
+        return self._make(tuple(weights), weights=() if same else tuple(weights.values()))
+
+
+def _shared_out(
+    parts: Sequence[tuple[int, tuple[EndpointState, ...], tuple[int, ...]]],
+) -> dict[EndpointState, int]:
+    """The weight of each endpoint, in whole numbers: each part's weight shared out among its own."""
+    whole = math.lcm(*(sum(own) for _weight, _endpoints, own in parts))
+    weights: dict[EndpointState, int] = {}
+    for weight, endpoints, own in parts:
+        for endpoint, each in zip(endpoints, own, strict=True):
+            weights[endpoint] = weights.get(endpoint, 0) + weight * each * whole // sum(own)
+    common = math.gcd(*weights.values())
+    return {endpoint: each // common for endpoint, each in weights.items()}
