@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from .addresses import parse_instance_url
+from .addresses import parse_target
 from .api import BuiltInService, built_in_services, open_accounts
-from .balancing import EndpointState, Timeouts, Upstream
+from .balancing import Balance, EndpointState, Timeouts, Upstream
 from .downstream import ProxySite, ReverseProxyResource, ServiceResource
 from .downstream.accesslog import AccessLog
 from .downstream.peers import client_address
@@ -47,16 +47,26 @@ def reverse_proxy(
     reactor: Any = None,
     trusted_proxies: Sequence[Network] = (),
     timeouts: Timeouts | None = None,
+    balance: str = "random",
+    weights: Sequence[int] = (),
 ) -> ReverseProxyResource:
     """A resource that relays everything at and below it to whatever listens at these URLs, healthiest first.
 
-    For programs that want no registry: it stands where `twisted.web.proxy.ReverseProxyResource` would. The
-    path it is mounted at is taken off the target. Raises `ValueError` for a URL that cannot be proxied to.
+    A URL is ``http://``, ``https://`` or ``unix:/PATH``; of several, `balance` (a Route's word) picks one, by
+    `weights` if there are any, one for each URL. For programs that want no registry: it stands where
+    `twisted.web.proxy.ReverseProxyResource` would. The path it is mounted at is taken off the target. Raises
+    `ValueError` for what cannot be proxied to, a balance or weights that there are not.
     """
     if reactor is None:
         from twisted.internet import reactor
-    endpoints = tuple(EndpointState(parse_instance_url(url)) for url in urls)
-    upstream = Upstream(urls[0] if urls else "nothing", endpoints, timeouts or Timeouts())
+    endpoints = tuple(EndpointState(parse_target(url)) for url in urls)
+    upstream = Upstream(
+        urls[0] if urls else "nothing",
+        endpoints,
+        timeouts or Timeouts(),
+        balance=Balance(balance),
+        weights=tuple(weights),
+    )
     desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
     return ReverseProxyResource(lambda: upstream, desk)
 
