@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from ..addresses import parse_instance_url
-from ..balancing import EndpointState, Timeouts, Upstream
+from ..balancing import Ejection, EndpointState, Timeouts, Upstream
 from ..interfaces import InstanceView, IRegistry, IStore
 from ..records import Instance
 
@@ -30,11 +30,13 @@ class EmbeddedRegistry:
         self,
         store: IStore,
         watch: Callable[[EndpointState], None] = _unwatched,
-        timeouts: Timeouts = Timeouts(),  # noqa: B008 (immutable)
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 (immutable, as the next)
+        ejection: Ejection = Ejection(),  # noqa: B008
     ) -> None:
         self._store = store
         self.watch = watch
         self._timeouts = timeouts
+        self._ejection = ejection
         # An address belongs to one instance (the store keeps URLs unique), so an id names an endpoint too.
         self._instances: dict[str, Instance] = {}
         self._endpoints: dict[str, EndpointState] = {}
@@ -80,7 +82,7 @@ class EmbeddedRegistry:
         """Build the service's upstream anew."""
         endpoints = tuple(self._endpoints[key] for key in sorted(self._by_slug.get(slug, ())))
         if endpoints:
-            self._upstreams[slug] = Upstream(slug, endpoints, self._timeouts)
+            self._upstreams[slug] = Upstream(slug, endpoints, self._timeouts, ejection=self._ejection)
         else:
             self._upstreams.pop(slug, None)
 

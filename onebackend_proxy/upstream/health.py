@@ -34,7 +34,7 @@ class HealthChecks:
     """Looks at every endpoint of `endpoints()` each 15 seconds, and at a single one when told to.
 
     Refused or silent for 3 seconds is Unreachable, over 1 second is Degraded, else Healthy; a name without an
-    address is an Error.
+    address is an Error. One that requests could not connect to is in use again once it is seen to listen.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class HealthChecks:
         self._endpoint_for = endpoint_for
         self._log = Logger()
         self._at_once = DeferredSemaphore(MAX_AT_ONCE)
-        self._asked: dict[tuple[str, int], list[EndpointState]] = {}
-        self._looking: dict[tuple[str, int], Deferred[None]] = {}
+        self._asked: dict[Address, list[EndpointState]] = {}
+        self._looking: dict[Address, Deferred[None]] = {}
         self._next: IDelayedCall | None = None
         self._factory = Factory.forProtocol(_Probe)
         self._factory.noisy = False
@@ -69,8 +69,10 @@ class HealthChecks:
             looking.cancel()
 
     def look(self, endpoint: EndpointState) -> None:
-        """Look at one endpoint soon; those that share its host and port are looked at once."""
-        place = (endpoint.address.host, endpoint.address.port)
+        """Look at one endpoint soon; those that share its host and port, or its socket, are looked at once."""
+        address = endpoint.address
+        # Reached means listening: no TLS here, the handshake is for requests.
+        place = Address("http", address.host, address.port, socket=address.socket)
         asked = self._asked.setdefault(place, [])
         asked.append(endpoint)
         if place in self._looking:
@@ -86,12 +88,9 @@ class HealthChecks:
 
         looking.addBoth(looked)
 
-    def _connect(self, place: tuple[str, int]) -> Deferred[None]:
-        # Reached means listening: no TLS here, the handshake is for requests.
+    def _connect(self, place: Address) -> Deferred[None]:
         began = self._reactor.seconds()
-        connecting = self._endpoint_for(self._reactor, Address("http", *place), TIMEOUT).connect(
-            self._factory
-        )
+        connecting = self._endpoint_for(self._reactor, place, TIMEOUT).connect(self._factory)
         late = self._reactor.callLater(TIMEOUT, connecting.cancel)
 
         def settled(result: object) -> None:
@@ -107,18 +106,22 @@ class HealthChecks:
 
     def _found(self, endpoint: EndpointState, result: object, began: float) -> None:
         now = self._reactor.seconds()
+        was = endpoint.health
         if isinstance(result, Failure):
             nameless = result.check(DNSLookupError) is not None
             health = Health.ERROR if nameless else Health.UNREACHABLE
-            endpoint.failures += 1
         else:
             endpoint.last_heartbeat = now
+            if was is Health.UNREACHABLE:
+                # If it was taken out of use for that, it need not wait for a request to try it. One that
+                # accepts connections and then fails must: we have not seen it work.
+                endpoint.worked()
             health = Health.DEGRADED if now - began > SLOW else Health.HEALTHY
-        if endpoint.health is not health:
+        if was is not health:
             self._log.info(
                 "{address} is {health}, was {was}",
                 address=endpoint.address.authority,
                 health=health.value,
-                was=endpoint.health.value,
+                was=was.value,
             )
         endpoint.health = health
