@@ -109,6 +109,12 @@ class NotImplementedHere(ProxyError):
     status = 501
 
 
+class VersionNotSupported(ProxyError):
+    """HTTP, but neither 1.0 nor 1.1 (RFC 9110, 15.6.6)."""
+
+    status = 505
+
+
 class UpstreamFailed(ProxyError):
     """No instance could be reached, or the one reached broke HTTP."""
 

@@ -16,12 +16,22 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .balancing import EndpointState, Health, Upstream, pick
-from .errors import ProxyError, RequestTimeout, Unavailable, UpstreamFailed, UpstreamTimeout, answer_for
+from .balancing import Balance, EndpointState, Health, Upstream, affinity_cookie, pick
+from .errors import (
+    ContentTooLarge,
+    ProxyError,
+    RequestTimeout,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+    answer_for,
+)
 from .headers import OutgoingRequest, safe_trailers
 from .http1 import request_bytes
 from .interfaces import Connection, Downstream, UpstreamClient
-from .messages import CHUNKED, NO_BODY, Headers, ResponseHead, shown
+from .limits import DEFAULTS, Limits
+from .messages import NO_BODY, Headers, ResponseHead, shown
+from .tunnel import Tunnel
 
 MAX_HELD = 64 * 1024
 """Bytes of a request body held while there is no upstream connection yet."""
@@ -43,6 +53,8 @@ class State(str, enum.Enum):  # noqa: UP042 (a str's hash is not a Python functi
     DONE = "done"
 
 
+_CONNECTING, _WAITING, _RELAYING, _DONE = State
+
 # WAITING goes back to CONNECTING when the request is sent once more.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.CONNECTING: frozenset((State.CONNECTING, State.WAITING, State.DONE)),
@@ -55,33 +67,26 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class Exchange:
     """One request and its answer, from head to last byte."""
 
-    __slots__ = (
-        "_cancel_open",
-        "_connection",
-        "_continue_call",
-        "_deadline",
-        "_downstream",
-        "_error",
-        "_exchanges",
-        "_holding",
-        "_kept",
-        "_paused_by_client",
-        "_progress",
-        "_request_done",
-        "_retries",
-        "_stale_retried",
-        "_trailers",
-        "_tried",
-        "bytes_in",
-        "bytes_out",
-        "endpoint",
-        "reason",
-        "request",
-        "started",
-        "state",
-        "status",
-        "upstream",
-    )
+    # On the class: what most exchanges never change costs them nothing.
+    state: State = State.CONNECTING
+    endpoint: EndpointState | None = None
+    status = 0
+    reason = ""
+    bytes_in = 0
+    bytes_out = 0
+    _connection: Connection | None = None
+    _cancel_open: Callable[[], None] | None = None
+    _continue_call: IDelayedCall | None = None
+    _error: ProxyError | None = None
+    _stale_retried = False
+    # The body so far: until there is a connection, and as long as it is small enough to be sent again.
+    _kept: bytearray | None = None
+    _holding = False
+    _request_done = True
+    _trailers: Headers = []  # noqa: RUF012 (never changed in place)
+    _paused_by_client = False
+    _progress = True
+    _deadline = 0.0
 
     def __init__(
         self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, upstream: Upstream
@@ -90,27 +95,12 @@ class Exchange:
         self._downstream = downstream
         self.request = request
         self.upstream = upstream
-        self.state = State.CONNECTING
-        self.endpoint: EndpointState | None = None
-        self.status = 0
-        self.reason = ""
-        self.bytes_in = self.bytes_out = 0
-        self.started = exchanges.clock.seconds()
-        self._connection: Connection | None = None
-        self._cancel_open: Callable[[], None] | None = None
-        self._continue_call: IDelayedCall | None = None
-        self._error: ProxyError | None = None
+        self.started: float = exchanges.clock.seconds()
         self._tried: list[EndpointState] = []
         self._retries = upstream.retries
-        self._stale_retried = False
-        # The body so far: until there is a connection, and as long as it is small enough to be sent again.
-        self._kept: bytearray | None = None if request.body == NO_BODY else bytearray()
-        self._holding = False
-        self._request_done = request.body in (NO_BODY, 0)
-        self._trailers: Headers = []
-        self._paused_by_client = False
-        self._progress = True
-        self._deadline = 0.0
+        if request.body > 0 or request.body < NO_BODY:
+            self._kept = bytearray()
+            self._request_done = False
 
     def __repr__(self) -> str:
         return (
@@ -129,14 +119,18 @@ class Exchange:
         """Send the request to an endpoint of the upstream, or refuse it."""
         self._try_next()
 
+    def _next_endpoint(self) -> EndpointState | None:
+        exchanges = self._exchanges
+        return pick(self.upstream, self.request, self._tried, exchanges.random, exchanges.clock.seconds())
+
     def _try_next(self) -> None:
-        endpoint = pick(self.upstream, self._tried, self._exchanges.random)
+        endpoint = self._next_endpoint()
         if endpoint is None:
             self._refuse(self._error or UpstreamFailed("no instance of the service could be reached"))
             return
         self._tried.append(endpoint)
-        connection = self._exchanges.client.checkout(endpoint)
         self.endpoint = endpoint
+        connection = self._exchanges.client.checkout(endpoint)
         if connection is not None:
             self.connected(connection)
         else:
@@ -146,48 +140,41 @@ class Exchange:
         self._cancel_open = self._exchanges.client.open(endpoint, self.upstream.timeouts.connect, self)
 
     def connected(self, connection: Connection) -> None:
-        """An upstream connection is ours: send the request with what body is at hand."""
+        """An upstream connection is ours: send the request with what body is at hand, in one piece."""
         self._cancel_open = None
         self._connection = connection
-        self._go(State.WAITING)
+        self._go(_WAITING)
         endpoint = self.endpoint
         assert endpoint is not None
         endpoint.in_flight += 1
         self._progress = True
         request = self.request
-        headers = request.headers
+        path = endpoint.address.path
+        head = request_bytes(request, path.encode("ascii") if path else b"")
         if request.expects_continue:
-            headers = [*headers, (b"Expect", b"100-continue")]
             self._continue_call = self._exchanges.clock.callLater(CONTINUE_AFTER, self._continue_unasked)
-        target = (
-            endpoint.address.path.encode("ascii") + request.target
-            if endpoint.address.path
-            else request.target
-        )
-        head = request_bytes(request.method, target, headers, request.body)
-        connection.send(self, request.method, head, request.body == CHUNKED)
-        if request.body > 0 or request.body == CHUNKED:
-            self._send_kept(connection)
-        else:
-            connection.end_request([])
+        kept = self._kept
+        connection.send(self, request, head, bytes(kept) if kept else b"", self._whole_trailers())
+        if kept is not None:
+            self._keep_if_small(kept)
+            if not connection.full:
+                self._let_request()
 
-    def _send_kept(self, connection: Connection) -> None:
-        if self._kept:
-            connection.write(bytes(self._kept))
-            if self.request.method not in _IDEMPOTENT or len(self._kept) > MAX_HELD:
-                self._kept = None
-        if self._request_done:
-            connection.end_request(self._trailers)
-        if not connection.full:
-            self._let_request()
+    def _whole_trailers(self) -> Headers | None:
+        return self._trailers if self._request_done else None
+
+    def _keep_if_small(self, kept: bytearray) -> None:
+        """Go on keeping the body if the request can be sent once more with it."""
+        if len(kept) > MAX_HELD or (kept and self.request.method not in _IDEMPOTENT):
+            self._kept = None
 
     def connect_failed(self, error: ProxyError) -> None:
         """The endpoint could not be connected to: nothing was sent, so any request may go to another."""
         self._cancel_open = None
         endpoint = self.endpoint
         assert endpoint is not None
-        endpoint.failures += 1
-        endpoint.health = Health.UNREACHABLE
+        now = self._exchanges.clock.seconds()
+        endpoint.refused(now, self.upstream.ejection)
         self._error = error
         self._exchanges.log.warn(
             "connecting to {address} for {service} failed: {detail}",
@@ -195,10 +182,16 @@ class Exchange:
             service=self.upstream.name,
             detail=error.detail,
         )
-        if self._exchanges.clock.seconds() - self.started > MAX_CONNECTING:
+        if now - self.started > MAX_CONNECTING:
             self._refuse(error)
         else:
             self._try_next()
+
+    def no_room(self, error: ProxyError) -> None:
+        """The endpoint has all the connections it may have, in use: another one may have room."""
+        self._cancel_open = None
+        self._error = error
+        self._try_next()
 
     def broke(self, failure: Failure) -> None:
         """A bug of ours came up in the middle: it must cost this exchange, not the client's patience."""
@@ -212,7 +205,8 @@ class Exchange:
             self._connection = None
             assert self.endpoint is not None
             self.endpoint.in_flight -= 1
-        self._stop_asking()
+        if self._continue_call is not None:
+            self._stop_asking()
         return connection
 
     def _stop_asking(self) -> None:
@@ -235,17 +229,40 @@ class Exchange:
         self._downstream.inform(ResponseHead(100, b"Continue", []))
 
     def head_received(self, head: ResponseHead) -> None:
-        """The final answer's head came."""
+        """The final answer's head came; or a 101, and from here on bytes go both ways."""
         self._progress = True
-        self._go(State.RELAYING)
-        self._stop_asking()
+        self._go(_RELAYING)
+        if self._continue_call is not None:
+            self._stop_asking()
         self.status = head.status
         endpoint = self.endpoint
         assert endpoint is not None
-        endpoint.failures = 0
-        if endpoint.health in (Health.UNREACHABLE, Health.UNKNOWN):
-            endpoint.health = Health.HEALTHY
-        self._downstream.respond(head)
+        if endpoint.failures or endpoint.health is not Health.HEALTHY:
+            endpoint.worked()
+        upstream = self.upstream
+        if upstream.balance is Balance.COOKIE:
+            cookie = affinity_cookie(upstream, endpoint, self.request)
+            if cookie is not None:
+                head.headers.append(cookie)
+        if head.status == 101:
+            self._begin_tunnel(head)
+        else:
+            self._downstream.respond(head)
+
+    def _begin_tunnel(self, head: ResponseHead) -> None:
+        connection = self._connection
+        assert connection is not None
+        tunnel = Tunnel(self, connection, self._downstream)
+        self._exchanges.replaced(self, tunnel)
+        connection.switch(tunnel)
+        self._downstream.switch(head, tunnel)
+
+    def tunnel_ended(self, tunnel: Tunnel, reason: str) -> None:
+        """The tunnel that this exchange became is closed."""
+        self.reason = reason
+        self._leave()
+        self._exchanges.replaced(tunnel, None)
+        self._done()
 
     def body_received(self, data: bytes) -> None:
         """A piece of the answer's body came."""
@@ -255,7 +272,7 @@ class Exchange:
 
     def read_ended(self) -> None:
         """All that was at hand of the answer has been told; there may be more later."""
-        if self.state is State.RELAYING:
+        if self.state is _RELAYING:
             self._downstream.flush()
 
     def answer_ended(self, trailers: Headers) -> None:
@@ -276,7 +293,7 @@ class Exchange:
         """
         connection = self._leave()
         assert connection is not None and self.endpoint is not None
-        if self.state is State.RELAYING:
+        if self.state is _RELAYING:
             self._abort(error)
             return
         again = retriable and self.request.method in _IDEMPOTENT and self._repeatable
@@ -286,8 +303,8 @@ class Exchange:
             self._go(State.CONNECTING)
             self._open(self.endpoint)
             return
-        self.endpoint.failures += 1
-        if again and self._retries > 0 and pick(self.upstream, self._tried, self._exchanges.random):
+        self.endpoint.failed(self._exchanges.clock.seconds(), self.upstream.ejection)
+        if again and self._retries > 0 and len(self._tried) < len(self.upstream.endpoints):
             self._retries -= 1
             self._error = error
             self._go(State.CONNECTING)
@@ -319,10 +336,14 @@ class Exchange:
 
     def request_body_received(self, data: bytes) -> None:
         """A piece of the request's body came, out of its framing."""
-        if self.state is State.DONE:
+        if self.state is _DONE:
             return
         self._progress = True
         self.bytes_in += len(data)
+        limit = self._exchanges.limits.body_limit
+        if limit and self.bytes_in > limit:
+            self._end(ContentTooLarge(f"the body is over {limit} bytes"))
+            return
         kept = self._kept
         if kept is not None:
             kept += data
@@ -330,13 +351,13 @@ class Exchange:
             if kept is not None and len(kept) > MAX_HELD:
                 self._hold_request()
             return
-        if kept is not None and (len(kept) > MAX_HELD or self.request.method not in _IDEMPOTENT):
-            self._kept = None
+        if kept is not None:
+            self._keep_if_small(kept)
         self._connection.write(data)
 
     def request_ended(self, trailers: Headers) -> None:
         """The request is complete."""
-        if self.state is State.DONE or self._request_done:
+        if self._request_done or self.state is _DONE:
             return
         self._progress = True
         self._request_done = True
@@ -367,11 +388,6 @@ class Exchange:
         self._done()
 
     # Ends.
-
-    @property
-    def request_complete(self) -> bool:
-        """Whether the client has sent the whole request."""
-        return self._request_done
 
     def _stop_upstream(self) -> None:
         if self._cancel_open is not None:
@@ -418,7 +434,7 @@ class Exchange:
         )
 
     def _done(self) -> None:
-        self._go(State.DONE)
+        self._go(_DONE)
         self._kept = None
         self._exchanges.ended(self)
 
@@ -449,15 +465,16 @@ class Exchanges:
     """All exchanges under way, and what they share.
 
     `clock` and `random` are constructor arguments so that tests own them; `on_end` is called with each
-    exchange that ended (the access log).
+    exchange that ended.
     """
 
     clock: IReactorTime
     client: UpstreamClient
     random: Callable[[], float] = random
     on_end: Callable[[Exchange], None] | None = None
+    limits: Limits = DEFAULTS
     log: Logger = attrs.field(factory=Logger)
-    _active: set[Exchange] = attrs.field(factory=set, init=False)
+    _active: set[Exchange | Tunnel] = attrs.field(factory=set, init=False)
     _tick: IDelayedCall | None = attrs.field(default=None, init=False)
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False)
 
@@ -479,6 +496,12 @@ class Exchanges:
             exchange.check(now)
         if self._active:
             self._tick = self.clock.callLater(1.0, self._check)
+
+    def replaced(self, one: Exchange | Tunnel, other: Tunnel | None) -> None:
+        """An exchange became a tunnel, which is what is looked at and cut from now on; or that ended."""
+        self._active.discard(one)
+        if other is not None:
+            self._active.add(other)
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 
 import attrs
 
 from .errors import (
     BadRequest,
+    ContentTooLarge,
     ExpectationFailed,
     HeadTooLarge,
     LoopDetected,
@@ -22,16 +23,13 @@ from .errors import (
     TargetTooLong,
     UpstreamFailed,
 )
+from .limits import DEFAULTS, Limits
 from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead
 
-MAX_FIELDS = 128
-"""Field lines in a request; more are answered with 431."""
 MAX_AUTHORITY = 261
 """Bytes of a Host: 255 of a name (RFC 1035, 2.3.4) and a port."""
 MAX_HOPS = 5
 """Times that a request may come through this proxy: an instance may be the proxy itself, by mistake."""
-MAX_TARGET = 16 * 1024
-"""Bytes of a request target; more are answered with 414."""
 
 NOT_HTTP = "the service's answer was not valid HTTP"
 
@@ -39,6 +37,8 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[\x21-\x22\x24-\x7e]+")
+_ORIGIN_FORM = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
+_PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
 # Those that the HTTP/1.1 parser of the fast plane knows: both planes serve the same ones.
 _METHODS = frozenset(
@@ -47,10 +47,10 @@ _METHODS = frozenset(
     b" SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
 )
 
-# What the request pass does with a name; any other name is kept.
-_DROP, _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TE, _FORWARDED, _REAL_IP, _ID = range(10)
-_XFF, _XFP, _XFH = 10, 11, 12
-_VIA_FIELD = -1
+# What the request pass does with a field, by its name.
+_KEEP, _DROP, _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TE, _UPGRADE, _VIA_FIELD = range(10)
+# From here on: what only a trusted proxy may say.
+_FORWARDED, _REAL_IP, _ID, _XFF, _XFP, _XFH, _XF_OTHER = range(10, 17)
 _REQUEST_RULES: dict[bytes, int] = {
     b"host": _HOST_FIELD,
     b"content-length": _LENGTH,
@@ -58,11 +58,11 @@ _REQUEST_RULES: dict[bytes, int] = {
     b"connection": _CONNECTION,
     b"expect": _EXPECT,
     b"te": _TE,
+    b"upgrade": _UPGRADE,
     b"keep-alive": _DROP,
     b"proxy-connection": _DROP,
     b"proxy-authorization": _DROP,
     b"proxy-authenticate": _DROP,
-    b"upgrade": _DROP,
     b"http2-settings": _DROP,
     # httpoxy: CGI would turn it into HTTP_PROXY (CVE-2016-5385).
     b"proxy": _DROP,
@@ -74,15 +74,52 @@ _REQUEST_RULES: dict[bytes, int] = {
     b"x-request-id": _ID,
     b"via": _VIA_FIELD,
 }
-_RESPONSE_DROP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"content-length")
-)
-_RESPONSE_RULES = _RESPONSE_DROP | {b"date"}
+
+
+def _rule_of(name: bytes) -> int:
+    lower = name.lower()
+    rule = _REQUEST_RULES.get(lower)
+    if rule is not None:
+        return rule
+    # CGI and WSGI cannot tell X_Forwarded_For from X-Forwarded-For: as nginx, drop such names.
+    if b"_" in name:
+        return _DROP
+    return _XF_OTHER if lower.startswith(b"x-forwarded-") else _KEEP
+
+
+class _Rules(dict[bytes, int]):
+    """The rules by name as spelled: a program spells few names, again and again."""
+
+    def __init__(self, rule_of: Callable[[bytes], int]) -> None:
+        self._rule_of = rule_of
+
+    def __missing__(self, name: bytes) -> int:
+        rule = self._rule_of(name)
+        # Bounded: what strangers make up must not stay.
+        if len(self) < 512 and len(name) < 48:
+            self[name] = rule
+        return rule
+
+
+_request_rules = _Rules(_rule_of)
+
+# What the response pass does with a field, by its name; the words are those above.
+_DATE = 17
+_RESPONSE_RULES: dict[bytes, int] = {
+    b"connection": _CONNECTION,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"keep-alive": _DROP,
+    b"proxy-connection": _DROP,
+    b"upgrade": _UPGRADE,
+    b"date": _DATE,
+}
+_response_rules = _Rules(lambda name: _RESPONSE_RULES.get(name.lower(), _KEEP))
 # Fields that a trailer section must not set (RFC 9110, 6.5.1), on top of those with a rule above.
 _NOT_IN_TRAILERS = frozenset(
     (
         *_REQUEST_RULES,
-        *_RESPONSE_DROP,
+        *_RESPONSE_RULES,
         b"authorization",
         b"cache-control",
         b"content-encoding",
@@ -98,9 +135,21 @@ _NOT_IN_TRAILERS = frozenset(
 )
 # What `Connection` may name without effect: framing and routing never leave because a client says so.
 _NEVER_STRIPPED = frozenset(
-    (b"close", b"keep-alive", b"te", b"host", b"content-length", b"transfer-encoding")
+    (b"", b"close", b"keep-alive", b"upgrade", b"te", b"host", b"content-length", b"transfer-encoding")
 )
+_TOKENS: dict[bytes, frozenset[bytes]] = {
+    b"": frozenset(),
+    b"close": frozenset((b"close",)),
+    b"keep-alive": frozenset((b"keep-alive",)),
+    b"Keep-Alive": frozenset((b"keep-alive",)),
+    b"Upgrade": frozenset((b"upgrade",)),
+}
+_TUNNEL_METHODS = (b"CONNECT", b"TRACE")
+_NO_UPGRADES = (b"h2", b"http", b"tls")
 _VIA = b"1.1 onebackend-proxy"
+_OTHER_CODINGS = (b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate")
+MAX_LENGTH_DIGITS = 18
+"""Digits of a Content-Length: an exabyte is no body, and no parser disagrees about so many."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -116,20 +165,47 @@ class Peer:
     ip: bytes
     trusted: bool = False
     scheme: bytes = b"http"
+    fields: bytes = attrs.field(init=False, repr=False)
+    """The field lines of ours that are the same for all its requests, where it is not trusted."""
+
+    @fields.default
+    def _fields(self) -> bytes:
+        return _own_fields(self.ip, self.scheme, self.ip)
+
+
+def _own_fields(forwarded_for: bytes, scheme: bytes, real_ip: bytes) -> bytes:
+    return (b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Real-IP: %b\r\nVia: " + _VIA + b"\r\n") % (
+        forwarded_for,
+        scheme,
+        real_ip,
+    )
 
 
 @attrs.define(eq=False)
 class OutgoingRequest:
-    """A request made ready to go upstream; `headers` lack only what frames the body."""
+    """A request made ready to go upstream.
+
+    `headers` are the client's fields that cross, `own` the lines of ours; Host and what frames the body
+    (`body`) are in neither. `upgrade` is the protocol that it asks to switch to, or b"". `keep_alive` says
+    whether the client's connection may outlive the request.
+    """
 
     method: bytes
     target: bytes
-    headers: Headers
-    body: int
     host: bytes
+    headers: Headers
+    own: bytes
+    body: int
     client_ip: bytes
     request_id: bytes
     expects_continue: bool
+    keep_alive: bool
+    upgrade: bytes
+
+
+def is_known_method(method: bytes) -> bool:
+    """Whether the method is one of HTTP's that both planes know."""
+    return method in _METHODS
 
 
 def is_trusted(ip: bytes, networks: Sequence[Network]) -> bool:
@@ -153,7 +229,11 @@ def _ip_address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
 
 
 def prepare_request(
-    head: RequestHead, peer: Peer, request_id: bytes, trusted: Sequence[Network] = ()
+    head: RequestHead,
+    peer: Peer,
+    request_id: bytes,
+    trusted: Sequence[Network] = (),
+    limits: Limits = DEFAULTS,
 ) -> OutgoingRequest:
     """Check a request head and make what goes upstream of it.
 
@@ -162,85 +242,106 @@ def prepare_request(
     method = head.method
     if method not in _METHODS:
         raise NotImplementedHere("the request method is not one of HTTP's")
-    if method in (b"CONNECT", b"TRACE"):
+    if method in _TUNNEL_METHODS:
         raise MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
-    if len(head.headers) > MAX_FIELDS:
-        raise HeadTooLarge(f"more than {MAX_FIELDS} header fields")
+    if len(head.headers) > limits.head_fields:
+        raise HeadTooLarge(f"more than {limits.head_fields} header fields")
     kept: Headers = []
     hosts: list[bytes] = []
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    connection = expect = te = b""
-    hops = 0
-    forwarded: dict[int, bytes] = {}
-    for name, value in head.headers:
-        rule = _REQUEST_RULES.get(name.lower())
-        if rule is None:
-            # CGI and WSGI cannot tell X_Forwarded_For from X-Forwarded-For: as nginx, drop such names.
-            if (b"_" not in name and name[:12].lower() != b"x-forwarded-") or (
-                peer.trusted and b"_" not in name
-            ):
-                kept.append((name, value))
-        elif rule >= _FORWARDED:
-            if peer.trusted:
-                joined = forwarded[rule] + b", " + value if rule in forwarded else value
-                forwarded[rule] = joined.strip(b" ")
+    framing: list[tuple[int, bytes]] = []
+    said: dict[int, bytes] | None = None
+    forwarded: dict[int, bytes] | None = None
+    for field in head.headers:
+        rule = _request_rules[field[0]]
+        if rule == _KEEP:
+            kept.append(field)
         elif rule == _HOST_FIELD:
-            hosts.append(value)
-        elif rule == _LENGTH:
-            lengths.append(value)
-        elif rule == _CODING:
-            codings.append(value)
-        elif rule == _CONNECTION:
-            connection = connection + b"," + value if connection else value
-        elif rule == _EXPECT:
-            expect = expect + b"," + value if expect else value
-        elif rule == _VIA_FIELD:
-            hops += value.count(_VIA)
-            kept.append((name, value))
-        elif rule == _TE:
-            te = te + b"," + value if te else value
+            hosts.append(field[1])
+        elif rule <= _DROP:
+            pass
+        elif rule <= _CODING:
+            framing.append((rule, field[1]))
+        elif rule < _FORWARDED:
+            said = said or {}
+            said[rule] = said[rule] + b"," + field[1] if rule in said else field[1]
+            if rule == _VIA_FIELD:
+                kept.append(field)
+        elif not peer.trusted:
+            pass
+        elif rule == _XF_OTHER:
+            kept.append(field)
+        else:
+            forwarded = forwarded or {}
+            joined = forwarded[rule] + b", " + field[1] if rule in forwarded else field[1]
+            forwarded[rule] = joined.strip(b" ")
+    host = the_host(hosts)
+    target, authority = origin_form(method, head.target, limits.target_size)
+    if authority:
+        host = authority
+    http11 = head.version == b"HTTP/1.1"
+    body = _request_framing(http11, framing, limits.body_limit) if framing else NO_BODY
+    keep_alive = http11
+    expects = False
+    upgrade = b""
+    if said is not None:
+        connection = _tokens(said.get(_CONNECTION, b""))
+        keep_alive = b"close" not in connection and (http11 or b"keep-alive" in connection)
+        if _UPGRADE in said:
+            upgrade = _asked_upgrade(method, http11, connection, said[_UPGRADE], body)
+        kept = _what_is_said(said, kept, connection)
+        expects = _EXPECT in said and http11 and body not in (NO_BODY, 0)
+    if head.flaw:
+        raise BadRequest("the request is not valid HTTP/1.1", detail=head.flaw)
+    client_ip = peer.ip
+    if forwarded is None:
+        own = b"%bX-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (peer.fields, host, request_id)
+    else:
+        own, client_ip, request_id = _believed(peer, forwarded, trusted, host, request_id)
+    return OutgoingRequest(
+        method, target, host, kept, own, body, client_ip, request_id, expects, keep_alive, upgrade
+    )
+
+
+def _what_is_said(said: dict[int, bytes], kept: Headers, connection: Set[bytes]) -> Headers:
+    """Obey the fields that speak to a proxy; returns what is left of `kept`, with what we say instead."""
+    hops = said.get(_VIA_FIELD, b"").count(_VIA)
     if hops >= MAX_HOPS:
         raise LoopDetected(f"this request came through here {hops} times already")
-    if connection:
-        kept = _without_named(kept, connection)
-    target, host = _target_and_host(head, hosts)
-    if expect and expect.lower() != b"100-continue":
+    if said.get(_EXPECT, b"100-continue").lower() != b"100-continue":
         raise ExpectationFailed("the only expectation served is 100-continue")
-    kept.insert(0, (b"Host", host))
-    if te and any(token.strip().lower() == b"trailers" for token in te.split(b",")):
+    kept = _without_named(kept, connection)
+    if b"trailers" in _tokens(said.get(_TE, b"")):
         kept.append((b"TE", b"trailers"))
         kept.append((b"Connection", b"TE"))
-    client_ip = peer.ip
-    if forwarded:
-        client_ip, request_id = _believed(kept, peer, forwarded, trusted, request_id)
-    kept += (
-        (b"X-Forwarded-For", forwarded[_XFF] + b", " + peer.ip if forwarded.get(_XFF) else peer.ip),
-        (b"X-Forwarded-Proto", forwarded.get(_XFP) or peer.scheme),
-        (b"X-Forwarded-Host", forwarded.get(_XFH) or host),
-        (b"X-Real-IP", client_ip),
-        (b"X-Request-Id", request_id),
-        (b"Via", _VIA),
-    )
-    body = _request_framing(head.version, lengths, codings)
-    expects = bool(expect) and head.version == b"HTTP/1.1" and body not in (NO_BODY, 0)
-    return OutgoingRequest(method, target, kept, body, host, client_ip, request_id, expects)
+    return kept
 
 
-def _without_named(headers: Headers, connection: bytes) -> Headers:
+def _asked_upgrade(method: bytes, http11: bool, connection: Set[bytes], protocol: bytes, body: int) -> bytes:
+    """The protocol that a request may switch to, or b"": then it is served as if it had not asked.
+
+    A server may always do the latter (RFC 9110, 7.8). With a body it is refused: where the body ends and the
+    other protocol begins, no two parsers agree.
+    """
+    if not http11 or b"upgrade" not in connection:
+        return b""
+    if body not in (NO_BODY, 0):
+        raise BadRequest("an upgrade with a body")
+    # HTTP/2 in clear would go around every rule here; TLS is not ours to begin in the middle.
+    if method != b"GET" or not _PROTOCOL.fullmatch(protocol) or protocol.lower().startswith(_NO_UPGRADES):
+        return b""
+    return protocol
+
+
+def _tokens(value: bytes) -> Set[bytes]:
+    """The members of a list of tokens, in lower case (RFC 9110, 5.6.1)."""
+    known = _TOKENS.get(value)
+    return {token.strip().lower() for token in value.split(b",")} if known is None else known
+
+
+def _without_named(headers: Headers, connection: Set[bytes]) -> Headers:
     """Drop the fields that `Connection` names (RFC 9110, 7.6.1)."""
-    if connection in (b"keep-alive", b"close", b"Keep-Alive", b"Close"):
-        return headers
-    named = {token.strip().lower() for token in connection.split(b",")} - _NEVER_STRIPPED
-    named.discard(b"")
+    named = connection - _NEVER_STRIPPED
     return [field for field in headers if field[0].lower() not in named] if named else headers
-
-
-def _target_and_host(head: RequestHead, hosts: list[bytes]) -> tuple[bytes, bytes]:
-    """The origin-form target and the one valid host of a request (RFC 9112, 3.2)."""
-    host = the_host(hosts)
-    target, authority = origin_form(head.method, head.target)
-    return target, authority or host
 
 
 def the_host(hosts: Sequence[bytes]) -> bytes:
@@ -266,17 +367,17 @@ def _looks_like_authority(text: bytes) -> bool:
     return match[1] is None or isinstance(_ip_address(match[1]), ipaddress.IPv6Address)
 
 
-def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
+def origin_form(method: bytes, target: bytes, limit: int = DEFAULTS.target_size) -> tuple[bytes, bytes]:
     """A request target without scheme and authority, and the authority it had, or b"".
 
     The authority of an absolute target replaces Host (RFC 9112, 3.2.2). Raises `errors.BadRequest`.
     """
-    if len(target) > MAX_TARGET:
-        raise TargetTooLong(f"the request target is over {MAX_TARGET} bytes")
+    if len(target) > limit:
+        raise TargetTooLong(f"the request target is over {limit} bytes")
+    if _ORIGIN_FORM.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
+        return target, b""
     if not _TARGET.fullmatch(target):
         raise BadRequest("the request target has a character that no URL may hold")
-    if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
-        return target, b""
     absolute = _ABSOLUTE.fullmatch(target)
     if not absolute:
         raise BadRequest("the request target must begin with a slash")
@@ -287,14 +388,19 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
 
 
 def _believed(
-    kept: Headers, peer: Peer, forwarded: dict[int, bytes], trusted: Sequence[Network], request_id: bytes
-) -> tuple[bytes, bytes]:
-    """What a trusted proxy says of the client: its address and the request's id."""
-    if _FORWARDED in forwarded:
-        kept.append((b"Forwarded", forwarded[_FORWARDED]))
+    peer: Peer, forwarded: dict[int, bytes], trusted: Sequence[Network], host: bytes, request_id: bytes
+) -> tuple[bytes, bytes, bytes]:
+    """What a trusted proxy says of the client: our field lines, the client's address and the request's id."""
     client_ip = forwarded_client(peer, forwarded.get(_XFF), forwarded.get(_REAL_IP, b""), trusted)
     said = forwarded.get(_ID, b"")
-    return client_ip, said if _REQUEST_ID.fullmatch(said) else request_id
+    if _REQUEST_ID.fullmatch(said):
+        request_id = said
+    chain = forwarded[_XFF] + b", " + peer.ip if forwarded.get(_XFF) else peer.ip
+    own = _own_fields(chain, forwarded.get(_XFP) or peer.scheme, client_ip)
+    own += b"X-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (forwarded.get(_XFH) or host, request_id)
+    if _FORWARDED in forwarded:
+        own += b"Forwarded: %b\r\n" % forwarded[_FORWARDED]
+    return own, client_ip, request_id
 
 
 def forwarded_client(
@@ -319,24 +425,28 @@ def forwarded_client(
     return client
 
 
-def _request_framing(version: bytes, lengths: list[bytes], codings: list[bytes]) -> int:
-    if codings:
-        if lengths:
+def _request_framing(http11: bool, framing: list[tuple[int, bytes]], limit: int) -> int:
+    """How a request's body is framed; anything that two parsers may read in two ways is refused."""
+    if len(framing) > 1:
+        kinds = {rule for rule, _value in framing}
+        if len(kinds) > 1:
             raise BadRequest("both Content-Length and Transfer-Encoding")
-        if len(codings) > 1 or version != b"HTTP/1.1":
+        raise BadRequest(f"more than one {'Content-Length' if _LENGTH in kinds else 'Transfer-Encoding'}")
+    [(rule, value)] = framing
+    if rule == _CODING:
+        if not http11:
             raise BadRequest("Transfer-Encoding must be one field, in HTTP/1.1")
-        if codings[0].lower() != b"chunked":
-            if codings[0].strip().lower() in (b"gzip", b"compress", b"deflate"):
+        if value.lower() != b"chunked":
+            if any(coding.strip().lower() in _OTHER_CODINGS for coding in value.split(b",")):
                 raise NotImplementedHere("the only transfer coding served is chunked")
             raise BadRequest("Transfer-Encoding is not exactly chunked")
         return CHUNKED
-    if not lengths:
-        return NO_BODY
-    if len(lengths) > 1:
-        raise BadRequest("more than one Content-Length")
-    if not lengths[0].isdigit() or len(lengths[0]) > 18:
+    if not value.isdigit():
         raise BadRequest("Content-Length is not a length")
-    return int(lengths[0])
+    digits = value.lstrip(b"0")
+    if len(digits) > MAX_LENGTH_DIGITS or (limit and int(digits or b"0") > limit):
+        raise ContentTooLarge("the body is over the limit")
+    return int(digits or b"0")
 
 
 def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, raw: Headers) -> ResponseHead:
@@ -348,29 +458,38 @@ def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, ra
     length: bytes | None = None
     coding: bytes | None = None
     connection = b""
+    upgrade = b""
     dated = False
     for field in raw:
-        name = field[0].lower()
-        if name not in _RESPONSE_RULES:
+        rule = _response_rules[field[0]]
+        if rule == _KEEP:
             kept.append(field)
-        elif name == b"date":
+        elif rule == _DATE:
             dated = True
             kept.append(field)
-        elif name == b"content-length":
+        elif rule == _LENGTH:
             if length is not None and length != field[1]:
                 raise UpstreamFailed(NOT_HTTP, detail="two Content-Lengths")
             length = field[1]
-        elif name == b"transfer-encoding":
+        elif rule == _CODING:
             coding = field[1] if coding is None else coding + b"," + field[1]
-        elif name == b"connection":
+        elif rule == _CONNECTION:
             connection = connection + b"," + field[1] if connection else field[1]
-    if connection:
-        kept = _without_named(kept, connection)
+        elif rule == _UPGRADE:
+            upgrade = field[1]
+    tokens = _tokens(connection)
+    if connection and tokens is not _TOKENS[b"keep-alive"]:
+        kept = _without_named(kept, tokens)
     body = _response_framing(method, http11, status, length, coding)
     # A HEAD answer and a 304 tell the length that a GET would have had; 1xx and 204 must not.
     if length is not None and body != CHUNKED and status >= 200 and status != 204:
         kept.append((b"Content-Length", length))
-    return ResponseHead(status, reason, kept, body, dated)
+    keep_alive = b"close" not in tokens and (http11 or b"keep-alive" in tokens)
+    if status == 101:
+        if b"upgrade" not in tokens:
+            upgrade = b""
+        return ResponseHead(status, reason, kept, NO_BODY, dated, False, upgrade)
+    return ResponseHead(status, reason, kept, body, dated, keep_alive and body != UNTIL_CLOSE)
 
 
 def _response_framing(
@@ -384,7 +503,7 @@ def _response_framing(
         return CHUNKED
     if length is None:
         return UNTIL_CLOSE
-    if not length.isdigit() or len(length) > 18:
+    if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
         raise UpstreamFailed(NOT_HTTP, detail=f"Content-Length {length!r}")
     return int(length)
 

@@ -1,39 +1,66 @@
-"""HTTP/1.1 on the wire: heads to bytes, and an upstream's bytes to answers (httptools, strict framing)."""
+"""HTTP/1.1 on the wire: heads to bytes and bytes to heads (httptools), and an upstream's bytes to answers.
+
+Parsers see one whole head at a time. Where it ends, and how the body behind it is framed, is decided here and
+in `headers`: a parser's own idea of that is never asked.
+"""
 
 from __future__ import annotations
 
 import re
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from .errors import ProxyError, UpstreamFailed
-from .headers import NOT_HTTP, prepare_response
-from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead
+from .chunked import ChunkedBody
+from .errors import (
+    BadRequest,
+    HeadTooLarge,
+    NotImplementedHere,
+    ProxyError,
+    TargetTooLong,
+    UpstreamFailed,
+    VersionNotSupported,
+)
+from .headers import NOT_HTTP, OutgoingRequest, is_known_method, prepare_response
+from .limits import DEFAULTS, Limits
+from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead, shown
 
-__all__ = ["RequestHead", "ResponseReader", "chunk", "last_chunk", "request_bytes", "response_bytes"]
+__all__ = ["RequestHeads", "ResponseReader", "chunk", "last_chunk", "request_bytes", "response_bytes"]
 
-MAX_QUIET = 64 * 1024
-"""Bytes an upstream may send without a byte of body among them: heads, 1xx, chunk extensions, trailers."""
-MAX_INTERIM = 16
-"""1xx answers before the final one."""
-
-_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +([^\x00-\x20\x7f]+) +(HTTP/1\.[01])\r\n")
+_OTHER_VERSION = re.compile(rb"[^ \r\n]+ +[^ \r\n]+ +HTTP/[0-9]\.[0-9]\r\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_TOKEN_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+_field = b": ".join
 
 
 def _fields(headers: Headers) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in headers])
+    return b"\r\n".join(map(_field, headers)) + b"\r\n" if headers else b""
 
 
-def request_bytes(method: bytes, target: bytes, headers: Headers, body: int) -> bytes:
-    """The head of a request that goes upstream, its framing field last."""
+def request_bytes(request: OutgoingRequest, path: bytes = b"") -> bytes:
+    """The head of a request that goes upstream, its target behind `path`, its framing field last."""
+    body = request.body
     if body == NO_BODY:
         framing = b"\r\n"
     elif body == CHUNKED:
         framing = b"Transfer-Encoding: chunked\r\n\r\n"
     else:
         framing = b"Content-Length: %d\r\n\r\n" % body
-    return b"%b %b HTTP/1.1\r\n%b%b" % (method, target, _fields(headers), framing)
+    if request.expects_continue:
+        framing = b"Expect: 100-continue\r\n" + framing
+    if request.upgrade:
+        framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (request.upgrade, framing)
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b%b" % (
+        request.method,
+        path,
+        request.target,
+        request.host,
+        _fields(request.headers),
+        request.own,
+        framing,
+    )
 
 
 def _status_line(status: int, reason: bytes) -> bytes:
@@ -52,18 +79,20 @@ def response_bytes(head: ResponseHead, http10: bool, close: bool) -> tuple[bytes
     An HTTP/1.0 client cannot read chunks: to it a body of unknown length ends with the connection
     (RFC 9112, 6.1), and the caller must pass `close`.
     """
-    chunked = not http10 and head.body in (CHUNKED, UNTIL_CLOSE)
-    tail = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+    body = head.body
+    chunked = not http10 and (body in (CHUNKED, UNTIL_CLOSE))
+    tail = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"
     if close:
-        tail += b"Connection: close\r\n"
+        tail = b"Connection: close\r\n" + tail
     elif http10:
-        tail += b"Connection: keep-alive\r\n"
-    return b"%b%b%b\r\n" % (_status_line(head.status, head.reason), _fields(head.headers), tail), chunked
+        tail = b"Connection: keep-alive\r\n" + tail
+    return _status_line(head.status, head.reason) + _fields(head.headers) + tail, chunked
 
 
 def interim_bytes(head: ResponseHead) -> bytes:
-    """A 1xx answer."""
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, _fields(head.headers))
+    """A 1xx answer; a 101 says what it switches to (RFC 9110, 15.2.2)."""
+    switch = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.status == 101 else b""
+    return b"%b%b%b\r\n" % (_status_line(head.status, head.reason), switch, _fields(head.headers))
 
 
 def chunk(data: bytes) -> bytes:
@@ -76,29 +105,138 @@ def last_chunk(trailers: Headers) -> bytes:
     return b"0\r\n%b\r\n" % _fields(trailers) if trailers else b"0\r\n\r\n"
 
 
+class RequestHeads:
+    """Parses whole request heads: one of these serves any number of connections."""
+
+    def __init__(self, limits: Limits = DEFAULTS) -> None:
+        self._limits = limits
+        self._fields: Headers = []
+        self._parser = HttpRequestParser(self)
+        self._reusable = True
+        self._complete = False
+
+    def parse(self, data: bytes) -> RequestHead:
+        """A head, up to and with its empty line; raises the `errors.ProxyError` that answers it.
+
+        Where fields were read before the parser gave up, its complaint is left in `RequestHead.flaw`: the
+        rules in `headers` may have a better word for it, and must be asked first.
+        """
+        match = _REQUEST_LINE.match(data)
+        if match is None:
+            raise self._bad_line(data)
+        if len(data) > self._limits.head_size:
+            raise HeadTooLarge(f"the head is over {self._limits.head_size} bytes")
+        if not self._reusable:
+            self._parser = HttpRequestParser(self)
+        fields: Headers = []
+        self._fields = fields
+        self._complete = self._reusable = False
+        flaw = ""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            # It would read what follows as another protocol: that is not for it to say.
+            pass
+        except HttpParserError as error:
+            if not is_known_method(match[1]):
+                raise NotImplementedHere("the request method is not one of HTTP's") from None
+            flaw = str(error)
+            if not self._complete:
+                raise BadRequest("the request is not valid HTTP/1.1", detail=flaw) from None
+        method, target, version = match.groups()
+        return RequestHead(method, target, fields, version, flaw)
+
+    def check_begun(self, data: bytes) -> None:
+        """Raise for a head that has not come whole, if it cannot become a valid one any more."""
+        limits = self._limits
+        if data and not _TOKEN_START.match(data):
+            raise BadRequest("the request is not valid HTTP/1.1", detail=f"begins with {shown(data[:8])}")
+        line = data.find(b"\r\n")
+        # A method, the version, and what stands between them.
+        if line < 0 and len(data) > limits.target_size + 64:
+            raise TargetTooLong(f"the request target is over {limits.target_size} bytes")
+        if len(data) > limits.head_size:
+            raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
+        if line >= 0 and not _REQUEST_LINE.match(data):
+            raise self._bad_line(data)
+        if _BARE_LF.search(data):
+            raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
+
+    def _bad_line(self, data: bytes) -> ProxyError:
+        line = data.partition(b"\r\n")[0]
+        if len(line) > self._limits.target_size + 64:
+            return TargetTooLong(f"the request target is over {self._limits.target_size} bytes")
+        if _OTHER_VERSION.match(data):
+            return VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are served here")
+        return BadRequest("the request line is not METHOD TARGET HTTP/1.1")
+
+    # What httptools calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Part of httptools' protocol."""
+        # The parser leaves the white space behind a value (RFC 9112, 5).
+        self._fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Part of httptools' protocol."""
+        self._complete = True
+
+    def on_message_complete(self) -> None:
+        """Part of httptools' protocol: there is no body, so the parser is ready for another head."""
+        self._reusable = self._parser.should_keep_alive()
+
+
+class _ResponseFields:
+    """Collects what httptools finds in one answer's head."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self) -> None:
+        self.fields: Headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value.rstrip(b" \t")))
+
+
+def response_head(data: bytes, method: bytes) -> ResponseHead:
+    """The head of an answer to a request with this method, up to and with its empty line.
+
+    Raises `errors.UpstreamFailed` where it is not HTTP/1.0 or HTTP/1.1, or its framing ambiguous.
+    """
+    match = _STATUS_LINE.match(data)
+    if match is None:
+        raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
+    version, status, reason = match.groups()
+    collected = _ResponseFields()
+    try:
+        HttpResponseParser(collected).feed_data(data)
+    except HttpParserUpgrade:
+        # A 101: whether it was asked for is seen by whoever asked.
+        pass
+    except HttpParserError as error:
+        raise UpstreamFailed(NOT_HTTP, detail=str(error)) from None
+    return prepare_response(method, version == b"1", int(status), reason or b"", collected.fields)
+
+
+# What a reader waits for next.
+_NOTHING, _HEAD, _LENGTH, _CHUNKS, _REST, _TUNNEL = range(6)
+
+
 class ResponseReader:
     """Reads the answers on one upstream connection and tells a subclass what came, in past tense.
 
-    The subclass calls `expect_answer` once per request and `read` with what the socket gives. The parser
-    knows neither that a HEAD answer has no body nor that the end of the connection ends a body, so the
-    framing is tracked here. An answer that nobody asked for raises.
+    The subclass calls `expect_answer` once per request and `read` with what the socket gives. An answer that
+    nobody asked for raises.
     """
 
-    _parser: HttpResponseParser
+    limits = DEFAULTS
     _method = b""
-    _awaiting = False
-    _reading_body = False
-    _body = NO_BODY
-    _renew = False
-    _start = b""
-    _tail = b""
-    _quiet = 0
+    _upgrade = b""
+    _next = _NOTHING
+    _left = 0
+    _chunks: ChunkedBody
+    _held = b""
     _interim = 0
-
-    def __init__(self) -> None:
-        self._parser = HttpResponseParser(self)
-        self._headers: Headers = []
-        self._reason = b""
 
     # What the subclass makes of it.
 
@@ -106,8 +244,8 @@ class ResponseReader:
         """A 1xx answer came; the final one is still to come."""
         raise NotImplementedError
 
-    def head_received(self, head: ResponseHead, keep_alive: bool) -> None:
-        """The final answer's head came; `keep_alive` says whether the connection outlives it."""
+    def head_received(self, head: ResponseHead) -> None:
+        """The final answer's head came, or the 101 asked for: then the bytes after it are its body."""
         raise NotImplementedError
 
     def body_received(self, data: bytes) -> None:
@@ -120,111 +258,108 @@ class ResponseReader:
 
     # What the subclass calls.
 
-    def expect_answer(self, method: bytes) -> None:
-        """A request with this method was sent: its answer is next."""
+    def expect_answer(self, method: bytes, upgrade: bytes = b"") -> None:
+        """A request with this method was sent, asking for this protocol if any: its answer is next."""
         self._method = method
-        self._awaiting = True
+        self._upgrade = upgrade
         self._interim = 0
-        self._quiet = 0
-        self._start = self._tail = b""
+        self._next = _HEAD
 
     def read(self, data: bytes) -> None:
         """Take bytes from the socket; raises `errors.UpstreamFailed` where they are not valid HTTP."""
-        self._quiet += len(data)
-        if len(self._start) < 5 and self._awaiting:
-            # The parser takes RTSP and ICE for HTTP, and does not tell.
-            self._start = (self._start + data).lstrip(b"\r\n")[:5]
-            if not b"HTTP/".startswith(self._start):
-                raise UpstreamFailed(NOT_HTTP, detail=f"begins with {self._start!r}")
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            raise UpstreamFailed(NOT_HTTP, detail="switched protocols unasked") from None
-        except HttpParserCallbackError as error:
-            cause = error.__context__
-            if isinstance(cause, ProxyError):
-                raise cause from None
-            raise
-        except HttpParserError as error:
-            raise UpstreamFailed(NOT_HTTP, detail=str(error)) from None
-        if self._method == b"HEAD":
-            self._tail = (self._tail + data)[-4:]
-            if self._renew:
-                self._renew = False
-                self._parser = HttpResponseParser(self)
-                # The beginning of a chunk fires no callback, but it is no end of a head either.
-                if self._tail != b"\r\n\r\n":
-                    raise UpstreamFailed(NOT_HTTP, detail="a body to a HEAD request")
-        # After the feed: the bytes of one read are bounded, what they add up to is what matters. Trailers
-        # and chunk extensions fire no callback while they last, so they are counted here too.
-        if self._quiet > MAX_QUIET:
-            raise UpstreamFailed(NOT_HTTP, detail="more head, extension or trailer bytes than the limit")
+        if self._next == _HEAD:
+            data = self._read_heads(data)
+        if not data:
+            return
+        if self._next == _LENGTH:
+            self._read_length(data)
+        elif self._next == _CHUNKS:
+            self._read_chunks(data)
+        elif self._next == _NOTHING:
+            raise UpstreamFailed(NOT_HTTP, detail=f"unasked bytes: {shown(data[:40])}")
+        elif self._next != _HEAD:
+            self.body_received(data)
 
     def read_eof(self) -> bool:
         """The connection ended; true if that completes an answer (no length, no chunks)."""
-        if self._reading_body and self._body == UNTIL_CLOSE:
-            self._reading_body = False
+        if self._next in (_REST, _TUNNEL):
+            self._next = _NOTHING
             self.answer_ended([])
             return True
         return False
 
-    # What httptools calls.
-
-    def on_message_begin(self) -> None:
-        """Part of httptools' protocol."""
-        if not self._awaiting:
-            raise UpstreamFailed(NOT_HTTP, detail="an answer to no request")
-        self._headers = []
-        self._reason = b""
-
-    def on_status(self, status: bytes) -> None:
-        """Part of httptools' protocol; a long reason comes in pieces."""
-        self._reason += status
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Part of httptools' protocol; trailers come this way too, after the body."""
-        # The parser leaves the white space behind a value (RFC 9112, 5).
-        self._headers.append((name, value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        """Part of httptools' protocol."""
-        parser = self._parser
-        status = parser.get_status_code()
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0") or not 100 <= status <= 999 or status == 101:
-            raise UpstreamFailed(NOT_HTTP, detail=f"HTTP/{version} {status}")
-        if not _REASON.fullmatch(self._reason):
-            raise UpstreamFailed(NOT_HTTP, detail=f"reason {self._reason!r}")
-        raw = self._headers
-        self._headers = []
-        head = prepare_response(self._method, version == "1.1", status, self._reason, raw)
-        if status < 200:
+    def _read_heads(self, data: bytes) -> bytes:
+        """Read 1xx answers and the head of the final one; returns what is left of `data`."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._hold_head(data)
+                return b""
+            if end > self.limits.answer_head_size:
+                raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
+            head = response_head(data[:end], self._method)
+            data = data[end:]
+            if head.status >= 200:
+                self._begin(head, data)
+                return data
+            if head.status == 101:
+                if not self._upgrade or head.upgrade.lower() != self._upgrade.lower():
+                    raise UpstreamFailed(NOT_HTTP, detail="switched protocols unasked")
+                self._next = _TUNNEL
+                self.head_received(head)
+                return data
             self._interim += 1
-            if self._interim > MAX_INTERIM:
+            if self._interim > self.limits.interim_answers:
                 raise UpstreamFailed(NOT_HTTP, detail="endless 1xx answers")
             self.interim_received(head)
-            return
-        self._awaiting = False
-        self._body = head.body
-        self._reading_body = True
-        self.head_received(head, parser.should_keep_alive() and head.body != UNTIL_CLOSE)
-        if self._method == b"HEAD":
-            # The parser would wait for a body; whatever it finds from here on nobody asked for.
-            self._renew = True
-            self._reading_body = False
+
+    def _hold_head(self, data: bytes) -> None:
+        if not b"HTTP/1.".startswith(data[:7]):
+            raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
+        if len(data) > self.limits.answer_head_size:
+            raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
+        self._held = data
+
+    def _begin(self, head: ResponseHead, data: bytes) -> None:
+        body = head.body
+        if body > 0:
+            self._next = _LENGTH
+            self._left = body
+        elif body == CHUNKED:
+            self._next = _CHUNKS
+            self._chunks = ChunkedBody(self.limits)
+        elif body == UNTIL_CLOSE:
+            self._next = _REST
+        else:
+            self._next = _NOTHING
+        self.head_received(head)
+        if self._next == _NOTHING:
             self.answer_ended([])
 
-    def on_body(self, data: bytes) -> None:
-        """Part of httptools' protocol."""
-        if not self._reading_body:
-            raise UpstreamFailed(NOT_HTTP, detail="a body to a HEAD request")
-        self._quiet = 0
-        self.body_received(data)
+    def _read_length(self, data: bytes) -> None:
+        left = self._left
+        size = len(data)
+        if size < left:
+            self._left = left - size
+            self.body_received(data)
+            return
+        self._next = _NOTHING
+        self.body_received(data if size == left else data[:left])
+        self.answer_ended([])
+        if size > left:
+            self.read(data[left:])
 
-    def on_message_complete(self) -> None:
-        """Part of httptools' protocol."""
-        if self._reading_body:
-            self._reading_body = False
-            trailers = self._headers
-            self._headers = []
-            self.answer_ended(trailers)
+    def _read_chunks(self, data: bytes) -> None:
+        try:
+            body, rest = self._chunks.read(data)
+        except BadRequest as error:
+            raise UpstreamFailed(NOT_HTTP, detail=error.message) from None
+        if body:
+            self.body_received(body)
+        if rest is not None:
+            self._next = _NOTHING
+            self.answer_ended(self._chunks.trailers)
+            if rest:
+                self.read(rest)

@@ -14,11 +14,13 @@ from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from .balancing import EndpointState, Upstream
+from .headers import OutgoingRequest
 from .messages import Headers, ResponseHead
 from .records import Account, App, Instance, Redirect, Route, Token
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .tunnel import Tunnel
 
 # zope's Interface methods take no `self` and have no body.
 # ruff: noqa: N805
@@ -161,14 +163,22 @@ class Connection(Protocol):
     full: bool
     """Whether it takes no more of a request's body for now; it tells the exchange when that changes."""
 
-    def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
-        """Send a request's head (with what body was at hand); the answer's events go to `exchange`."""
+    def send(
+        self, exchange: Exchange, request: OutgoingRequest, head: bytes, body: bytes, trailers: Headers | None
+    ) -> None:
+        """Send a request's head and what is at hand of its body; the answer's events go to `exchange`.
+
+        With `trailers` (which may be empty) the request is complete; else `write` and `end_request` follow.
+        """
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the request's body."""
+        """Send a piece of the request's body, or of what goes through a tunnel."""
 
     def end_request(self, trailers: Headers) -> None:
-        """The request is complete."""
+        """The request is complete; in a tunnel, the client sends nothing more."""
+
+    def switch(self, tunnel: Tunnel) -> None:
+        """After a 101: from here on the connection's events go to `tunnel`."""
 
     def pause(self) -> None:
         """Stop reading the answer: the client does not keep up."""
@@ -179,6 +189,9 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Close at once; no event follows."""
 
+    def close(self) -> None:
+        """Close when all is sent; no event follows."""
+
 
 class UpstreamClient(Protocol):
     """Keeps and opens upstream connections."""
@@ -187,7 +200,10 @@ class UpstreamClient(Protocol):
         """An idle connection to this endpoint, if one is kept."""
 
     def open(self, endpoint: EndpointState, timeout: float, exchange: Exchange) -> Callable[[], None]:
-        """Connect, then call `exchange.connected` or `exchange.connect_failed`; returns how to cancel."""
+        """Connect, then call `exchange.connected` or `exchange.connect_failed`; returns how to cancel.
+
+        Where the endpoint has all the connections it may have, wait for one, or call `exchange.no_room`.
+        """
 
 
 class Downstream(Protocol):
@@ -222,3 +238,9 @@ class Downstream(Protocol):
 
     def resume_request(self) -> None:
         """Read on."""
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """Send a 101 in the place of `respond`; from here on bytes go to and from `tunnel` as they are."""
+
+    def half_close(self) -> None:
+        """In a tunnel: the service sends nothing more, what the client sends still goes on."""

@@ -33,6 +33,7 @@ class Limits:
     keepalive_timeout: float = _limit(75.0, SECONDS, "An idle client connection is closed after this.")
     keepalive_requests: int = _limit(1000, COUNT, "Requests on one connection, after which it is closed.")
     pipelined: int = _limit(16, COUNT, "Requests taken from a connection before they can be answered.")
+    answer_head_size: int = _limit(64 * KIB, SIZE, "Bytes of the head of a service's answer; more is 502.")
     interim_answers: int = _limit(16, COUNT, "1xx answers of a service to one request; more is 502.")
     connect_timeout: float = _limit(5.0, SECONDS, "To connect to a service; then 504.")
     first_byte_timeout: float = _limit(60.0, SECONDS, "From a request to the head of its answer; then 504.")

@@ -23,12 +23,16 @@ def shown(data: bytes) -> str:
 
 @attrs.define(eq=False)
 class RequestHead:
-    """A request as the client sent it; `target` is byte for byte."""
+    """A request as the client sent it; `target` is byte for byte.
+
+    `flaw` is what a parser found wrong with it, once `headers` has found nothing that it has a status for.
+    """
 
     method: bytes
     target: bytes
     headers: Headers
     version: bytes = b"HTTP/1.1"
+    flaw: str = ""
 
 
 @attrs.define(eq=False)
@@ -36,6 +40,8 @@ class ResponseHead:
     """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed.
 
     `dated` says that it has a Date field; whoever sends it on adds one if not (RFC 9110, 6.6.1).
+    `keep_alive` says whether the connection it came on may carry another; `upgrade` is what a 101 switches
+    to.
     """
 
     status: int
@@ -43,3 +49,5 @@ class ResponseHead:
     headers: Headers
     body: int = NO_BODY
     dated: bool = False
+    keep_alive: bool = True
+    upgrade: bytes = b""

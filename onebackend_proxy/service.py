@@ -93,11 +93,11 @@ class ProxyService(Service):
         key = settings.encryption_key or kept_secret(settings.folder / ENCRYPTION_KEY)
         self._admin_password = settings.admin_password or kept_secret(settings.folder / ADMIN_PASSWORD)
         self.store = open_sqlite(settings.folder / DATABASE, Vault(key), reactor)
-        self._client = Http1Client(reactor)
+        self._client = Http1Client(reactor, limits=settings.limits)
         self.registry = EmbeddedRegistry(self.store)
         self._health = HealthChecks(reactor, self.registry.endpoints)
         self.registry.watch = self._health.look
-        self.exchanges = Exchanges(reactor, self._client)
+        self.exchanges = Exchanges(reactor, self._client, limits=settings.limits)
         self._desk = Desk(self.exchanges, settings.trusted_proxies)
         self.resource = ServiceResource(self.registry, self._desk)
 
@@ -163,10 +163,17 @@ class ListeningService(Service):
         self._daemon = daemon
         self._log = Logger()
         settings = proxy.settings
-        self._access_log = AccessLog(
-            reactor, settings.access_log, settings.access_log_format, proxy.client_address
+        self._access_log: AccessLog | None = None
+        if settings.access_log != "off":
+            self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+        self.site = ProxySite(
+            proxy.resource,
+            reactor,
+            self._access_log.write if self._access_log is not None else None,
+            client_of=proxy.client_address,
+            limits=settings.limits,
+            fast=proxy.resource,
         )
-        self.site = ProxySite(proxy.resource, reactor, self._access_log.request_ended)
         self._ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:
@@ -224,9 +231,11 @@ class ListeningService(Service):
         super().stopService()
         stopping = [port.stopListening() or succeed(None) for port in self._ports]
         self._ports = []
-        return gatherResults([*stopping, self.site.drain(GRACE + LAST_WORDS)]).addCallback(
-            lambda _: self._access_log.close()
-        )
+        return gatherResults([*stopping, self.site.drain(GRACE + LAST_WORDS)]).addCallback(self._close)
+
+    def _close(self, _: object) -> None:
+        if self._access_log is not None:
+            self._access_log.close()
 
 
 def _shown(port: IListeningPort) -> str:

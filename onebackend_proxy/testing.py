@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from twisted.internet import defer
@@ -14,10 +14,11 @@ from zope.interface import implementer
 
 from .balancing import EndpointState
 from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, Unavailable, UpstreamFailed
-from .headers import prepare_response
+from .headers import OutgoingRequest, prepare_response
 from .interfaces import IStore
-from .messages import Headers, ResponseHead
+from .messages import CHUNKED, Headers, ResponseHead
 from .records import MAX_APPS, Account, App, Instance, Redirect, Route, Token
+from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -236,8 +237,9 @@ class ScriptedConnection:
         self.paused = False
         """Whether the exchange asked to read no more of the answer."""
         self.aborted = False
+        self.closed = False
         self.full = False
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Tunnel | None = None
         self._room = capacity or 0
 
     def __repr__(self) -> str:
@@ -245,10 +247,17 @@ class ScriptedConnection:
 
     # What the exchange says: see `interfaces.Connection`.
 
-    def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
-        """Keep the head of a request."""
-        self._exchange, self.method, self.head, self.chunked = exchange, method, head, chunked
+    def send(
+        self, exchange: Exchange, request: OutgoingRequest, head: bytes, body: bytes, trailers: Headers | None
+    ) -> None:
+        """Keep a request, as far as it is at hand."""
+        self._exchange, self.method, self.head = exchange, request.method, head
+        self.chunked = request.body == CHUNKED
         self.body, self.trailers = b"", None
+        if body:
+            self.write(body)
+        if trailers is not None:
+            self.end_request(trailers)
 
     def write(self, data: bytes) -> None:
         """Keep a piece of its body."""
@@ -278,11 +287,21 @@ class ScriptedConnection:
         self.aborted = True
         self._exchange = None
 
+    def close(self) -> None:
+        """Set `closed`; the exchange hears no more."""
+        self.closed = True
+        self._exchange = None
+
+    def switch(self, tunnel: Tunnel) -> None:
+        """The tunnel hears what `send_body`, `finish`, `lose`, `fill` and `drain` do from here on."""
+        self._exchange = tunnel
+        self.body, self.trailers = b"", None
+
     # What a test makes the service do.
 
     @property
-    def exchange(self) -> Exchange:
-        """The exchange that has the connection."""
+    def exchange(self) -> Any:
+        """The exchange that has the connection, or the tunnel that it became."""
         if self._exchange is None:
             raise AssertionError(f"no exchange waits for {self!r}")
         return self._exchange
@@ -311,9 +330,16 @@ class ScriptedConnection:
         self.exchange.body_received(data)
         self.exchange.read_ended()
 
+    def switch_protocols(self, protocol: bytes = b"websocket") -> None:
+        """Answer with a 101: bytes go both ways from here on."""
+        fields = [(b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
+        self.exchange.head_received(prepare_response(self.method, True, 101, b"Switching Protocols", fields))
+
     def finish(self, *trailers: tuple[bytes, bytes]) -> None:
-        """Complete the answer."""
-        exchange, self._exchange = self.exchange, None
+        """Complete the answer; of a tunnel, the service's half."""
+        exchange = self.exchange
+        if not isinstance(exchange, Tunnel):
+            self._exchange = None
         exchange.answer_ended([*trailers])
 
     def answer(self, body: bytes = b"", status: int = 200, *fields: tuple[bytes, bytes]) -> None:
@@ -430,6 +456,8 @@ class RecordingDownstream:
         self.refused: tuple[int, str] | None = None
         self.aborted = False
         self.request_paused = False
+        self.tunnel: Tunnel | None = None
+        self.half_closed = False
 
     def __repr__(self) -> str:
         status = self.head.status if self.head else "no head"
@@ -484,3 +512,14 @@ class RecordingDownstream:
     def resume_request(self) -> None:
         """Clear `request_paused`."""
         self.request_paused = False
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """Keep the 101 as `head`, and the tunnel."""
+        self._check(False)
+        self.head = head
+        self.tunnel = tunnel
+
+    def half_close(self) -> None:
+        """Set `half_closed`."""
+        self._check(True)
+        self.half_closed = True

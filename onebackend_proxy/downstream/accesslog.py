@@ -8,16 +8,19 @@ import sys
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..errors import SettingError
-from .request import ProxyRequest
+from ..exchange import Exchange
 
-ClientOf = Callable[[ProxyRequest], str]
+if TYPE_CHECKING:
+    from .request import ProxyRequest
+
+ClientOf = Callable[["ProxyRequest"], str]
 
 FLUSH_SECONDS = 1.0
 FLUSH_BYTES = 64 * 1024
@@ -44,9 +47,9 @@ class Entry:
     bytes_out: int
     user_agent: bytes
     referer: bytes
-    service: str
-    upstream: str
-    reason: str
+    service: str = ""
+    upstream: str = ""
+    reason: str = ""
 
 
 def peer_host(request: ProxyRequest) -> str:
@@ -55,40 +58,59 @@ def peer_host(request: ProxyRequest) -> str:
 
 
 def entry_of(request: ProxyRequest, now: float, client_of: ClientOf = peer_host) -> Entry:
-    """The entry of a request that ended `now`, in Unix seconds.
+    """The entry of a request to twisted.web that ended `now`, in Unix seconds.
 
     `client_of` tells whose request it is where no exchange has found that out.
     """
     headers = request.requestHeaders
     exchange = request.exchange
-    agent = headers.getRawHeaders(b"User-Agent")
-    referer = headers.getRawHeaders(b"Referer")
+    agent = headers.getRawHeaders(b"User-Agent", (b"",))[0]
+    referer = headers.getRawHeaders(b"Referer", (b"",))[0]
     # 499, as nginx has it: the client left before there was an answer.
     status = request.code if request.startedWriting else 499
-    if exchange is None:
-        host = headers.getRawHeaders(b"Host")
-        told = (b"", client_of(request).encode(), host[0] if host else b"")
-        received, service, upstream, reason = request.buffered, "", "", ""
-    else:
-        sent = exchange.request
-        told = (sent.request_id, sent.client_ip, sent.host)
-        received, service, reason = exchange.bytes_in, exchange.upstream.name, exchange.reason
-        upstream = exchange.endpoint.address.authority if exchange.endpoint else ""
+    line = (request.method, request.uri, request.clientproto, status)
+    if exchange is not None:
+        return exchange_entry(exchange, now, request.began, line, request.sentLength, agent, referer)
+    host = headers.getRawHeaders(b"Host", (b"",))[0]
     return Entry(
         now,
         now - request.began,
-        *told,
-        request.method,
-        request.uri,
-        request.clientproto,
-        status,
-        received,
+        b"",
+        client_of(request).encode(),
+        host,
+        *line,
+        request.buffered,
         request.sentLength,
-        agent[0] if agent else b"",
-        referer[0] if referer else b"",
-        service,
-        upstream,
-        reason,
+        agent,
+        referer,
+    )
+
+
+def exchange_entry(
+    exchange: Exchange,
+    now: float,
+    began: float,
+    line: tuple[bytes, bytes, bytes, int],
+    sent: int,
+    user_agent: bytes,
+    referer: bytes,
+) -> Entry:
+    """The entry of a request that became an exchange; `line` is its method, target, version and status."""
+    request = exchange.request
+    return Entry(
+        now,
+        now - began,
+        request.request_id,
+        request.client_ip,
+        request.host,
+        *line,
+        exchange.bytes_in,
+        sent,
+        user_agent,
+        referer,
+        exchange.upstream.name,
+        exchange.endpoint.address.authority if exchange.endpoint else "",
+        exchange.reason,
     )
 
 
@@ -141,9 +163,8 @@ class AccessLog:
     counted in `dropped`: a full disk must not stop the proxy.
     """
 
-    def __init__(self, clock: IReactorTime, path: str, format: str, client_of: ClientOf = peer_host) -> None:
+    def __init__(self, clock: IReactorTime, path: str, format: str) -> None:
         self._clock = clock
-        self._client_of = client_of
         self._line = FORMATS[format]
         self._path = path
         self._lines: list[str] = []
@@ -163,9 +184,9 @@ class AccessLog:
         except OSError as error:
             raise SettingError(f"--access-log: cannot write {self._path}: {error.strerror}") from None
 
-    def request_ended(self, request: ProxyRequest) -> None:
-        """Write a line about this request, soon."""
-        line = self._line(entry_of(request, self._clock.seconds(), self._client_of))
+    def write(self, entry: Entry) -> None:
+        """Write a line about a request, soon."""
+        line = self._line(entry)
         self._lines.append(line)
         self._size += len(line) + 1
         if self._size >= FLUSH_BYTES:

@@ -16,18 +16,21 @@ from ..errors import ProxyError, answer_for, error_body
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import NO_BODY, Headers, ResponseHead, shown
+from ..tunnel import Tunnel
 
 if TYPE_CHECKING:
     from .request import ProxyRequest
 
 
-def error_head(status: int, body: bytes) -> ResponseHead:
-    """The head of our own error answer with this JSON body."""
+def refusal(status: int, message: str, method: bytes) -> tuple[ResponseHead, bytes]:
+    """Our own error answer to a request with this method: its head, and its JSON body if it has one."""
+    body = error_body(message)
     headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
     if status == 405:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
     headers.append((b"Content-Length", b"%d" % len(body)))
-    return ResponseHead(status, HTTPStatus(status).phrase.encode("ascii"), headers, len(body))
+    head = ResponseHead(status, HTTPStatus(status).phrase.encode("ascii"), headers, len(body))
+    return head, b"" if method == b"HEAD" else body
 
 
 def report_refusal(log: Logger, method: bytes, target: bytes, error: ProxyError) -> tuple[int, str]:
@@ -63,11 +66,19 @@ class RequestDownstream:
 
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
-        body = error_body(message)
-        self.respond(error_head(status, body))
-        if self._request.method != b"HEAD":
+        head, body = refusal(status, message, self._request.method)
+        self.respond(head)
+        if body:
             self.write(body)
         self.end([])
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """See `interfaces.Downstream`; twisted.web knows no tunnel, and no request asks for one here."""
+        raise NotImplementedError
+
+    def half_close(self) -> None:
+        """See `interfaces.Downstream`; as `switch`."""
+        raise NotImplementedError
 
 
 class ChannelDownstream(RequestDownstream):
@@ -126,7 +137,7 @@ class ChannelDownstream(RequestDownstream):
             self._out.append(last_chunk(trailers))
         self.flush()
         if not request.complete:
-            request.channel.linger()
+            request.channel.drop_rest()
         request.finish()
 
     def abort(self) -> None:

@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IAddress, ITCPTransport
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as PlainRequest
 
+from ..chunked import fields_in
 from ..errors import (
     BadRequest,
     HeadTooLarge,
     ProxyError,
     RequestTimeout,
     TargetTooLong,
-    error_body,
 )
-from ..headers import MAX_FIELDS, Network, Peer
+from ..headers import MAX_LENGTH_DIGITS, Network, Peer
 from ..http1 import response_bytes
 from ..messages import Headers
 from ..transports import send_at_once
-from .answers import error_head, report_refusal
+from .answers import refusal, report_refusal
+from .lingering import Lingering
 from .peers import peer_of
 from .request import ProxyRequest
 
 if TYPE_CHECKING:
     from .site import ProxySite
 
-MAX_HEAD = 32 * 1024
-"""Bytes of a request's head."""
 MAX_NAME = 256
 """Bytes of a header field's name."""
 MAX_WAITING = 16 * 1024
 """Bytes taken from a client behind the request under way: what it pipelines."""
-HEAD_SECONDS = 30
-"""Seconds that a request's head may take."""
-LINGER = 2
-"""Seconds we go on reading once an answer is out that came before the end of its request."""
-LINGER_AT_MOST = 60
-"""Seconds a client may take to read such an answer."""
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
 
 
-class ProxyChannel(HTTPChannel):
+class ProxyChannel(Lingering, HTTPChannel):
     """An HTTP/1.1 server channel that hands out requests at their head."""
 
-    maxHeaders = MAX_FIELDS
-    totalHeadersSize = MAX_HEAD
-    MAX_LENGTH = MAX_HEAD
     site: ProxySite
     transport: Any
     timeOut: Any
@@ -67,15 +56,16 @@ class ProxyChannel(HTTPChannel):
     _stopped = False
     _waiting = 0
     _lingering = False
-    _linger_began = 0
     _savedTimeOut: Any
-    _quiet_since = 0
     _heads = 0
     _head_watched = (-1, 0)
     _trailers: Headers
 
     def connectionMade(self) -> None:
         """Be known to the site while the connection lasts."""
+        limits = self.site.limits
+        self.maxHeaders = limits.head_fields
+        self.totalHeadersSize = self.MAX_LENGTH = limits.head_size
         self.site.channel_opened(self)
         send_at_once(self.transport)
         super().connectionMade()
@@ -124,14 +114,15 @@ class ProxyChannel(HTTPChannel):
     def tick(self, now: int) -> None:
         """A second has passed: close what is quiet for too long, refuse a head that takes too long."""
         if self._lingering:
-            self._tick_lingering(now)
+            self.tick_lingering(now)
         elif self.timeOut is not None and now - self._quiet_since >= self.timeOut:
             self.timeoutConnection()
         elif self.line_mode and (self._buffer or self.requests):
             if self._head_watched[0] != self._heads:
                 self._head_watched = (self._heads, now)
-            elif now - self._head_watched[1] >= HEAD_SECONDS:
-                self._refuse_head(RequestTimeout(f"the head took over {HEAD_SECONDS} s to arrive"))
+            elif now - self._head_watched[1] >= self.site.limits.head_timeout:
+                seconds = self.site.limits.head_timeout
+                self._refuse_head(RequestTimeout(f"the head took over {seconds:g} s to arrive"))
 
     def timeoutConnection(self) -> None:
         """twisted.web's hook: nothing came for too long."""
@@ -250,7 +241,7 @@ class ProxyChannel(HTTPChannel):
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         # twisted.web makes an int of any number of digits, and Python refuses the long ones.
-        if header == b"Content-Length" and len(data) > 18:
+        if header == b"Content-Length" and len(data) > MAX_LENGTH_DIGITS:
             self._respondToBadRequestAndDisconnect()
             return False
         return bool(super()._maybeChooseTransferDecoder(header, data))
@@ -266,9 +257,9 @@ class ProxyChannel(HTTPChannel):
         """Send an error as the last answer on this connection, and log why; returns its status."""
         status, message = report_refusal(self._log, method, target, error)
         self.persistent = False
-        body = error_body(message)
-        head, _chunked = response_bytes(error_head(status, body), False, True)
-        self.write(head if method == b"HEAD" else head + body)
+        answer, body = refusal(status, message, method)
+        head, _chunked = response_bytes(answer, False, True)
+        self.write(head + body)
         return status
 
     def lineReceived(self, line: bytes) -> None:
@@ -286,16 +277,16 @@ class ProxyChannel(HTTPChannel):
     def lineLengthExceeded(self, line: bytes) -> None:
         """twisted.web's hook: a line over the limit, which is also that of the whole head."""
         if self.requests:
-            self._refuse_head(HeadTooLarge(f"the head is over {MAX_HEAD} bytes"))
+            self._refuse_head(HeadTooLarge(f"the head is over {self.site.limits.head_size} bytes"))
         else:
-            self._refuse_head(TargetTooLong(f"the request line is over {MAX_HEAD} bytes"))
+            self._refuse_head(TargetTooLong(f"the request line is over {self.site.limits.head_size} bytes"))
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # twisted.web tells no reasons; the two that have a status of their own can be seen from here.
         if self._receivedHeaderSize > self.totalHeadersSize:
-            self._refuse_head(HeadTooLarge(f"the head is over {MAX_HEAD} bytes"))
+            self._refuse_head(HeadTooLarge(f"the head is over {self.site.limits.head_size} bytes"))
         elif self._receivedHeaderCount > self.maxHeaders:
-            self._refuse_head(HeadTooLarge(f"more than {MAX_FIELDS} header fields"))
+            self._refuse_head(HeadTooLarge(f"more than {self.site.limits.head_fields} header fields"))
         else:
             self._refuse_head(BadRequest("the request is not valid HTTP/1.1"))
 
@@ -304,7 +295,7 @@ class ProxyChannel(HTTPChannel):
         if self._lingering:
             # Refused already.
             return
-        self.linger()
+        self.drop_rest()
         request = self.requests[0] if self.requests else None
         if request is not None and request.exchange is not None:
             request.exchange.client_gone()
@@ -322,12 +313,8 @@ class ProxyChannel(HTTPChannel):
         trailers, self._trailers = self._trailers, []
         return trailers
 
-    def linger(self) -> None:
-        """The answer comes before the end of its request: when it is sent, close without losing it.
-
-        Closing with unread bytes would reset the connection, and the client might never see the answer
-        (RFC 9112, 9.6). So they are read, and dropped, until the answer is out and a little longer.
-        """
+    def drop_rest(self) -> None:
+        """The answer comes before the end of its request: what still comes of that is read and dropped."""
         self.persistent = False
         self._lingering = True
         # On the instance: where nobody lingers, it costs nothing to ask.
@@ -336,35 +323,19 @@ class ProxyChannel(HTTPChannel):
         self.rawDataReceived = lambda data: None  # type: ignore[method-assign]
         self._buffer = b""
 
-    def _tick_lingering(self, now: int) -> None:
-        if getattr(self.transport, "unsent", False):
-            self._quiet_since = now
-            if now - self._linger_began >= LINGER_AT_MOST:
-                self.transport.abortConnection()
-        elif now - self._quiet_since >= LINGER:
-            # In order: what the kernel still has to send goes out.
-            self.transport.loseConnection()
-
     def loseConnection(self) -> None:
         """twisted.web's hook: close when all is sent."""
-        transport: Any = self.transport
-        # Half a close is for TCP alone: under TLS it would look like a truncation.
-        if self._lingering and ITCPTransport.providedBy(transport) and not self.isSecure():
-            self._networkProducer.unregisterProducer()
+        if self._lingering:
             self.setTimeout(None)
-            self._linger_began = self.site.ticks
-            transport.loseWriteConnection()
-            self._networkProducer.resumeProducing()
+            self.linger()
         else:
             self.close()
-
-    def close(self) -> None:
-        """Close when all is sent. A producer that stays registered would keep the transport from it."""
-        self._networkProducer.unregisterProducer()
-        self.transport.loseConnection()
 
 
 def _parse_trailers(lines: Sequence[bytes]) -> Headers:
     """The fields of a trailer section; a line that is none is dropped."""
-    matches = (_TRAILER.fullmatch(bytes(line)) for line in lines)
-    return [(match[1], match[2]) for match in matches if match]
+    fields: Headers = []
+    for line in lines:
+        with contextlib.suppress(BadRequest):
+            fields += fields_in(bytes(line) + b"\r\n")
+    return fields

@@ -124,7 +124,7 @@ class ProxyRequest(Request):
         self.code = self.channel.write_refusal(error, self.method, self.uri)
         self.startedWriting = 1
         if not self.complete:
-            self.channel.linger()
+            self.channel.drop_rest()
         self.finish()
 
     def refused(self, status: int, method: bytes, target: bytes) -> None:
@@ -147,6 +147,6 @@ class ProxyRequest(Request):
         if self.exchange is not None:
             self.exchange.client_gone()
         self.site = self.channel.site
-        if self.site.on_request_end is not None and not self.finished:
-            self.site.on_request_end(self)
+        if not self.finished:
+            self.site.log(self)
         super().connectionLost(reason)

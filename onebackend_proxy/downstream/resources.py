@@ -12,9 +12,9 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from ..balancing import Upstream
-from ..errors import BadRequest, NotFound, ProxyError
+from ..errors import NotFound, ProxyError
 from ..exchange import Exchanges
-from ..headers import Network, prepare_request
+from ..headers import Network, OutgoingRequest, prepare_request
 from ..interfaces import IRegistry
 from ..messages import NO_BODY, Headers, RequestHead
 from ..routing import is_slug, service_slug
@@ -44,11 +44,15 @@ def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: D
     ]
     head = RequestHead(request.method, target, fields, request.clientproto)
     try:
-        outgoing = prepare_request(head, peer, b"%032x" % getrandbits(128), desk.trusted)
+        outgoing = prepare_request(
+            head, peer, b"%032x" % getrandbits(128), desk.trusted, desk.exchanges.limits
+        )
         to = upstream()
     except ProxyError as error:
         refuse(request, downstream, error, desk.log)
         return
+    # twisted.web's channel cannot become a tunnel: as if it had not been asked (RFC 9110, 7.8).
+    outgoing.upgrade = b""
     if isinstance(downstream, ResourceDownstream):
         # twisted.web has asked for an expected body, and taken it out of its framing, before we came.
         outgoing.expects_continue = False
@@ -148,19 +152,29 @@ class ServiceResource(Resource):
         """Answer for these slugs with resources of our own."""
         self._built_in = dict(built_in)
 
+    @property
+    def desk(self) -> Desk:
+        """See `fast.Proxied`."""
+        return self._desk
+
+    def choose(self, request: OutgoingRequest) -> Upstream | None:
+        """See `fast.Proxied`: by the slug in the request's path."""
+        slug = service_slug(request.target.partition(b"?")[0])
+        if slug in self._built_in:
+            return None
+        return self._upstream(slug.decode("latin-1"))
+
     def getChild(self, path: bytes, request: Any) -> IResource:
         """The resource that answers for the slug in this request's path."""
         try:
             slug = service_slug(below(request.uri.partition(b"?")[0], len(request.prepath) - 1))
-        except BadRequest as error:
+            built_in = self._built_in.get(slug)
+            if built_in is not None:
+                return built_in
+            name = slug.decode("latin-1")
+            self._upstream(name)
+        except ProxyError as error:
             return _Refusal(error, self._desk)
-        built_in = self._built_in.get(slug)
-        if built_in is not None:
-            return built_in
-        name = slug.decode("latin-1")
-        if self._registry.lookup(name) is None:
-            self._services.pop(name, None)
-            return _Refusal(_unknown(name), self._desk)
         service = self._services.get(name)
         if service is None:
             service = self._services[name] = ReverseProxyResource(
@@ -171,6 +185,7 @@ class ServiceResource(Resource):
     def _upstream(self, slug: str) -> Upstream:
         upstream = self._registry.lookup(slug)
         if upstream is None:
+            self._services.pop(slug, None)
             raise _unknown(slug)
         return upstream
 

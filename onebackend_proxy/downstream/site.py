@@ -10,23 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.web.http import Request as PlainRequest
 from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request, Site
 
+from ..http1 import RequestHeads
+from ..limits import DEFAULTS, Limits
+from .accesslog import ClientOf, Entry, entry_of, peer_host
 from .channel import ProxyChannel
+from .fast import FastChannel, Proxied
 from .request import ProxyRequest
-
-IDLE = 75.0
-"""Seconds a client connection may be idle."""
 
 
 class ProxySite(Site):
     """A `twisted.web` Site whose streaming resources get request bodies as they come.
 
-    `on_request_end` is called with every request that was answered or given up (the access log).
+    `on_request_end` is called with the access log's entry of every request that was answered or given up;
+    `client_of` tells whose request it was. With `fast`, connections begin on the fast plane, and come to
+    twisted.web with their first request that is not proxied.
     """
 
     requestFactory = ProxyRequest
@@ -37,16 +40,34 @@ class ProxySite(Site):
         self,
         resource: IResource,
         reactor: IReactorTime | None = None,
-        on_request_end: Callable[[ProxyRequest], None] | None = None,
+        on_request_end: Callable[[Entry], None] | None = None,
+        *,
+        client_of: ClientOf = peer_host,
+        limits: Limits = DEFAULTS,
+        fast: Proxied | None = None,
     ) -> None:
-        super().__init__(resource, timeout=IDLE, reactor=reactor, parsePOSTFormSubmission=False)
+        super().__init__(
+            resource, timeout=limits.keepalive_timeout, reactor=reactor, parsePOSTFormSubmission=False
+        )
         self.on_request_end = on_request_end
-        self.channels: set[ProxyChannel] = set()
+        self.limits = limits
+        self.heads = RequestHeads(limits)
+        self._client_of = client_of
+        self._fast = fast
+        self.channels: set[ProxyChannel | FastChannel] = set()
         self.ticks = 0
         self._tick_call: IDelayedCall | None = None
         self.closing = False
         self._drained: Deferred[None] | None = None
         self._date = (0, b"")
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """The channel of a new connection, on the plane that it begins on."""
+        return self.web_channel(addr) if self._fast is None else FastChannel(self, self._fast)
+
+    def web_channel(self, addr: IAddress | None) -> Any:
+        """A channel of twisted.web's for a connection."""
+        return super().buildProtocol(addr)
 
     def owns(self, request: Request) -> bool:
         """Whether this request came through one of our own channels (and not, say, over HTTP/2)."""
@@ -70,7 +91,7 @@ class ProxySite(Site):
         """twisted.web's hook: a request was answered."""
         if self.on_request_end is not None:
             assert isinstance(request, ProxyRequest)
-            self.on_request_end(request)
+            self.on_request_end(entry_of(request, self.reactor.seconds(), self._client_of))
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: our channel is what makes bodies stream."""
@@ -96,7 +117,7 @@ class ProxySite(Site):
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
-    def channel_opened(self, channel: ProxyChannel) -> None:
+    def channel_opened(self, channel: ProxyChannel | FastChannel) -> None:
         """A connection began."""
         self.channels.add(channel)
         if self._tick_call is None:
@@ -110,7 +131,7 @@ class ProxySite(Site):
         if self.channels:
             self._tick_call = self.reactor.callLater(1.0, self._tick)
 
-    def channel_closed(self, channel: ProxyChannel) -> None:
+    def channel_closed(self, channel: ProxyChannel | FastChannel) -> None:
         """A connection ended."""
         self.channels.discard(channel)
         if not self.channels and self._tick_call is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -14,43 +14,48 @@ from zope.interface import implementer
 from ..balancing import EndpointState
 from ..errors import ProxyError, UpstreamFailed
 from ..exchange import Exchange
+from ..headers import OutgoingRequest
 from ..http1 import ResponseReader, chunk, last_chunk
-from ..messages import Headers, ResponseHead
+from ..limits import DEFAULTS, Limits
+from ..messages import CHUNKED, Headers, ResponseHead
 from ..transports import send_at_once
+from ..tunnel import Tunnel
 
 CLOSED = "the service closed the connection before it had answered"
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class UpstreamConnection(ResponseReader, Protocol):
     """Sends one request at a time and relays the events of its answer.
 
-    `released` is called with the connection when it is whole and free for another request, `lost` when
-    it closed while nobody had it.
+    `released` is called with the connection when it is whole and free for another request, `closed` once when
+    it is gone or given up.
     """
 
     # TCP, or TLS over it; twisted's types know neither's part in back-pressure.
     transport: Any
+    reused = False
+    full = False
+    _exchange: Exchange | Tunnel | None = None
+    _chunked = False
+    _request_sent = False
+    _keep_alive = False
+    _answered = False
+    _silent = True
+    _paused = False
+    _gone = False
 
     def __init__(
         self,
         endpoint: EndpointState,
         released: Callable[[UpstreamConnection], None],
-        lost: Callable[[UpstreamConnection], None],
+        closed: Callable[[UpstreamConnection], None],
+        limits: Limits = DEFAULTS,
     ) -> None:
-        super().__init__()
         self.endpoint = endpoint
-        self.reused = False
+        self.limits = limits
         self._released = released
-        self._lost = lost
-        self._exchange: Exchange | None = None
-        self._chunked = False
-        self._request_sent = False
-        self._keep_alive = False
-        self._answered = False
-        self._silent = True
-        self._paused = False
-        self.full = False
+        self._closed = closed
 
     def __repr__(self) -> str:
         use = repr(self._exchange) if self._exchange else "idle"
@@ -65,14 +70,20 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     # What the exchange says.
 
-    def send(self, exchange: Exchange, method: bytes, head: bytes, chunked: bool) -> None:
+    def send(
+        self, exchange: Exchange, request: OutgoingRequest, head: bytes, body: bytes, trailers: Headers | None
+    ) -> None:
         """See `interfaces.Connection`."""
         self._exchange = exchange
-        self._chunked = chunked
-        self._request_sent = False
         self._answered = False
         self._silent = True
-        self.expect_answer(method)
+        self._chunked = chunked = request.body == CHUNKED
+        self._request_sent = trailers is not None
+        if body:
+            head += chunk(body) if chunked else body
+        if chunked and trailers is not None:
+            head += last_chunk(trailers)
+        self.expect_answer(request.method, request.upgrade)
         self.transport.write(head)
         if self.full:
             exchange.upstream_full()
@@ -86,6 +97,16 @@ class UpstreamConnection(ResponseReader, Protocol):
         if self._chunked:
             self.transport.write(last_chunk(trailers))
         self._request_sent = True
+        if isinstance(self._exchange, Tunnel):
+            self._half_close()
+
+    def _half_close(self) -> None:
+        if ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+
+    def switch(self, tunnel: Tunnel) -> None:
+        """See `interfaces.Connection`."""
+        self._exchange = tunnel
 
     def pause(self) -> None:
         """See `interfaces.Connection`."""
@@ -101,11 +122,12 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def abort(self) -> None:
         """See `interfaces.Connection`."""
-        self._exchange = None
+        self._give_up()
         self.transport.abortConnection()
 
     def close(self) -> None:
-        """Close in order: nobody has it, and nothing is under way."""
+        """See `interfaces.Connection`."""
+        self._give_up()
         # A producer that stays registered would keep the transport from closing; a TLS peer that sends no
         # close_notify would too.
         self.transport.unregisterProducer()
@@ -114,13 +136,18 @@ class UpstreamConnection(ResponseReader, Protocol):
         else:
             self.transport.loseConnection()
 
+    def _give_up(self) -> None:
+        self._exchange = None
+        if not self._gone:
+            self._gone = True
+            self._closed(self)
+
     # What the transport says.
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of an answer, or of something nobody asked for."""
         self._silent = False
         if self._exchange is None:
-            self._lost(self)
             self.abort()
             return
         try:
@@ -142,7 +169,10 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def _release(self) -> None:
         self._answered = False
-        self.resume()
+        if self._paused:
+            self.resume()
+        if self._gone:
+            return
         if self._keep_alive and self._request_sent and not self.full:
             self.reused = True
             self._released(self)
@@ -151,18 +181,29 @@ class UpstreamConnection(ResponseReader, Protocol):
         else:
             self.abort()
 
+    def readConnectionLost(self) -> None:
+        """The service sends nothing more: in a tunnel what the client sends goes on, else that is the end."""
+        if isinstance(self._exchange, Tunnel):
+            self.read_eof()
+        else:
+            self._ended(True, "")
+            self.close()
+
+    def writeConnectionLost(self) -> None:
+        """Our own half of a tunnel is closed."""
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: that ends a body without length, and breaks off any other answer."""
-        exchange = self._exchange
-        if exchange is None:
-            self._lost(self)
-            return
         clean = reason.check(ConnectionDone) is not None
-        if clean and self.read_eof():
-            return
-        self._exchange = None
-        detail = "" if clean else reason.getErrorMessage()
-        exchange.upstream_lost(UpstreamFailed(CLOSED, detail=detail), self._silent)
+        self._ended(clean, "" if clean else reason.getErrorMessage())
+
+    def _ended(self, clean: bool, detail: str) -> None:
+        exchange = self._exchange
+        if exchange is not None and not (clean and self.read_eof()):
+            self._give_up()
+            exchange.upstream_lost(UpstreamFailed(CLOSED, detail=detail), self._silent)
+        elif not self._gone:
+            self._give_up()
 
     def pauseProducing(self) -> None:
         """The transport's write buffer is full."""
@@ -184,13 +225,14 @@ class UpstreamConnection(ResponseReader, Protocol):
     def interim_received(self, head: ResponseHead) -> None:
         """See `http1.ResponseReader`."""
         if self._exchange is not None:
-            self._exchange.interim_received(head)
+            self._exchange.interim_received(head)  # type: ignore[union-attr]
 
-    def head_received(self, head: ResponseHead, keep_alive: bool) -> None:
+    def head_received(self, head: ResponseHead) -> None:
         """See `http1.ResponseReader`."""
-        self._keep_alive = keep_alive
-        if self._exchange is not None:
-            self._exchange.head_received(head)
+        self._keep_alive = head.keep_alive
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.head_received(head)  # type: ignore[union-attr]  # a tunnel has no heads
 
     def body_received(self, data: bytes) -> None:
         """See `http1.ResponseReader`."""
@@ -199,7 +241,10 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def answer_ended(self, trailers: Headers) -> None:
         """See `http1.ResponseReader`; released after the read, since the parser is still at work."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
+        exchange = self._exchange
+        if isinstance(exchange, Tunnel):
+            exchange.answer_ended(trailers)
+        elif exchange is not None:
+            self._exchange = None
             self._answered = True
             exchange.answer_ended(trailers)
