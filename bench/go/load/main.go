@@ -1,0 +1,208 @@
+// A loader: requests over keep-alive connections, as fast as they are answered or at a constant rate.
+//
+// At a constant rate every request has a time at which it is due. One that could not be sent then because
+// its connection still waited for an answer counts from when it was due, not from when it was sent: what a
+// slow proxy delays is not omitted. The result is one line of JSON.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+type headers []string
+
+func (h *headers) String() string { return strings.Join(*h, ", ") }
+func (h *headers) Set(text string) error {
+	*h = append(*h, text)
+	return nil
+}
+
+// plan is what every connection does.
+type plan struct {
+	host     string
+	request  []byte
+	method   string
+	begin    time.Time
+	end      time.Time
+	interval time.Duration // between two requests of one connection; 0: as fast as answered
+}
+
+// tally is what one connection saw.
+type tally struct {
+	latencies []time.Duration
+	bytes     int64
+	errors    map[string]int
+}
+
+type client struct {
+	plan   *plan
+	socket net.Conn
+	reader *bufio.Reader
+	tally  tally
+}
+
+func (c *client) connect() error {
+	socket, err := net.DialTimeout("tcp", c.plan.host, 5*time.Second)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	// Whatever is still open when it ends, and then a little: nothing hangs.
+	socket.SetDeadline(c.plan.end.Add(5 * time.Second))
+	c.socket, c.reader = socket, bufio.NewReaderSize(socket, 64*1024)
+	return nil
+}
+
+func (c *client) close() {
+	if c.socket != nil {
+		c.socket.Close()
+		c.socket = nil
+	}
+}
+
+// exchange sends one request and reads its answer to the end.
+func (c *client) exchange() error {
+	if c.socket == nil {
+		if err := c.connect(); err != nil {
+			return err
+		}
+	}
+	if _, err := c.socket.Write(c.plan.request); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	answer, err := http.ReadResponse(c.reader, &http.Request{Method: c.plan.method})
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	size, err := io.Copy(io.Discard, answer.Body)
+	c.tally.bytes += size
+	if err != nil {
+		return fmt.Errorf("body: %w", err)
+	}
+	if answer.StatusCode != 200 {
+		return fmt.Errorf("status %d", answer.StatusCode)
+	}
+	if answer.Close {
+		c.close()
+	}
+	return nil
+}
+
+// run sends requests, the first one `offset` after the beginning, until the end.
+func (c *client) run(offset time.Duration) {
+	c.tally.errors = map[string]int{}
+	defer c.close()
+	for due := c.plan.begin.Add(offset); ; due = due.Add(c.plan.interval) {
+		start := time.Now()
+		if c.plan.interval > 0 {
+			if early := due.Sub(start); early > 0 {
+				// That this program wakes up late is not the proxy's doing.
+				time.Sleep(early)
+				start = time.Now()
+			} else {
+				start = due
+			}
+		}
+		if !start.Before(c.plan.end) || time.Now().After(c.plan.end.Add(4*time.Second)) {
+			return
+		}
+		if err := c.exchange(); err != nil {
+			c.tally.errors[reason(err)]++
+			c.close()
+			// A refusing proxy is not to be hammered.
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		c.tally.latencies = append(c.tally.latencies, time.Since(start))
+	}
+}
+
+// reason is the error without what differs from one connection to the next.
+func reason(err error) string {
+	text := err.Error()
+	if first := strings.Index(text, "127.0.0.1"); first >= 0 {
+		text = text[:first] + text[strings.LastIndex(text, ": ")+2:]
+	}
+	return text
+}
+
+func report(tallies []tally, asked int, elapsed float64) map[string]any {
+	var all []time.Duration
+	var size int64
+	errors := map[string]int{}
+	for _, one := range tallies {
+		all = append(all, one.latencies...)
+		size += one.bytes
+		for text, count := range one.errors {
+			errors[text] += count
+		}
+	}
+	slices.Sort(all)
+	quantiles := map[string]float64{}
+	for name, part := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1} {
+		if len(all) > 0 {
+			index := min(int(part*float64(len(all))), len(all)-1)
+			quantiles[name] = float64(all[index]) / 1e6
+		}
+	}
+	return map[string]any{
+		"requests": len(all), "bytes": size, "seconds": elapsed,
+		"errors": errors, "milliseconds": quantiles, "asked": asked,
+	}
+}
+
+func main() {
+	var fields headers
+	connections := flag.Int("connections", 64, "connections")
+	seconds := flag.Int("seconds", 5, "how long")
+	rate := flag.Float64("rate", 0, "requests a second over all connections; 0: as many as are answered")
+	method := flag.String("method", "GET", "method")
+	body := flag.Int("body", 0, "bytes of each request's body")
+	flag.Var(&fields, "header", "a header field, repeatable")
+	flag.Parse()
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(800)
+	target, err := url.Parse(flag.Arg(0))
+	if err != nil || target.Host == "" {
+		fmt.Fprintln(os.Stderr, "usage: load [options] http://host:port/path")
+		os.Exit(2)
+	}
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n", *method, target.RequestURI(), target.Host)
+	if *body > 0 {
+		head += fmt.Sprintf("Content-Length: %d\r\n", *body)
+	}
+	for _, field := range fields {
+		head += field + "\r\n"
+	}
+	request := append([]byte(head+"\r\n"), make([]byte, *body)...)
+	begin := time.Now().Add(100 * time.Millisecond)
+	work := &plan{target.Host, request, *method, begin, begin.Add(time.Duration(*seconds) * time.Second), 0}
+	if *rate > 0 {
+		work.interval = time.Duration(float64(*connections) / *rate * 1e9)
+	}
+	tallies := make([]tally, *connections)
+	var group sync.WaitGroup
+	for number := range *connections {
+		group.Go(func() {
+			one := client{plan: work}
+			one.run(work.interval * time.Duration(number) / time.Duration(*connections))
+			tallies[number] = one.tally
+		})
+	}
+	group.Wait()
+	elapsed := time.Since(begin).Seconds()
+	json.NewEncoder(os.Stdout).Encode(report(tallies, int(*rate*float64(*seconds)), elapsed))
+}
