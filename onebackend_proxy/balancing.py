@@ -154,9 +154,10 @@ def _cookie_values(upstream: Upstream) -> dict[bytes, EndpointState]:
     }
 
 
-def _check_weights(upstream: Upstream, _attribute: object, weights: Sequence[int]) -> None:
-    if weights and len(weights) != len(upstream.endpoints):
-        raise ValueError(f"{len(weights)} weights for {len(upstream.endpoints)} endpoints")
+def check_weights(weights: Sequence[int], count: int) -> None:
+    """Raises `ValueError` unless there is a whole number above 0 for each of `count`, or none at all."""
+    if weights and len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count}")
     if not all(isinstance(weight, int) and weight > 0 for weight in weights):
         raise ValueError("a weight must be a whole number above 0")
 
@@ -166,7 +167,7 @@ class Upstream:
     """The addresses that one exchange may go to, with its limits, and how one of them is picked.
 
     `weights` says how much of the traffic each endpoint is to have, beside the others: whole numbers above 0;
-    empty means the same for each. Raises `ValueError` for others.
+    empty means the same for each (see `check_weights`).
     """
 
     name: str
@@ -174,7 +175,9 @@ class Upstream:
     timeouts: Timeouts = Timeouts()
     retries: int = 1
     balance: Balance = Balance.RANDOM
-    weights: tuple[int, ...] = attrs.field(default=(), validator=_check_weights)
+    weights: tuple[int, ...] = attrs.field(
+        default=(), validator=lambda self, _field, weights: check_weights(weights, len(self.endpoints))
+    )
     ejection: Ejection = Ejection()
     _sums: tuple[int, ...] = attrs.field(
         init=False,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from .addresses import Address, parse_target, service_of
-from .balancing import Balance, Ejection, EndpointState, Timeouts, Upstream
+from .balancing import Balance, Ejection, EndpointState, Timeouts, Upstream, check_weights
 from .errors import Unavailable
 
 
@@ -52,8 +52,7 @@ class Targets:
         """
         if not targets:
             raise ValueError("needs a target")
-        if weights and len(weights) != len(targets):
-            raise ValueError(f"{len(weights)} weights for {len(targets)} targets")
+        check_weights(weights, len(targets))
         make = functools.partial(
             Upstream, name, timeouts=timeouts, retries=retries, balance=balance, ejection=ejection
         )

@@ -13,6 +13,8 @@ from onebackend_proxy.addresses import (
     check_target,
     is_slug,
     parse_instance_url,
+    parse_target,
+    service_of,
 )
 
 from .properties import OFTEN, PROPERTY
@@ -296,6 +298,53 @@ def test_targets(target, kept):
 def test_what_is_no_target(target, message):
     with pytest.raises(ValueError, match=message):
         check_target(target)
+
+
+@pytest.mark.parametrize(
+    "target, address",
+    [
+        ("http://a:80/x/", Address("http", "a", 80, "/x")),
+        (" a:8080 ", Address("http", "a", 8080)),
+        ("https://A", Address("https", "a", 443)),
+        ("unix:/run/a.sock", Address("http", "", 0, socket="/run/a.sock")),
+    ],
+)
+def test_addresses_of_targets(target, address):
+    assert parse_target(target) == address
+    unverified = parse_target(target, verify=False)
+    assert unverified.verify is (address.scheme != "https")
+    assert (unverified == address) is unverified.verify
+    assert unverified.url == address.url
+
+
+def test_a_socket_is_named_by_its_path():
+    address = parse_target("unix:/run/a.sock")
+    assert address.url == address.authority == "unix:/run/a.sock"
+
+
+def test_the_service_of_a_target():
+    assert service_of(" service:user-svc\n") == "user-svc"
+    assert service_of("service") is service_of("http://service:80") is service_of("") is None
+    with pytest.raises(ValueError, match="not a service slug"):
+        service_of("service:A")
+    with pytest.raises(ValueError, match="names a service, where an address is needed"):
+        parse_target("service:user-svc")
+
+
+@OFTEN
+@given(URLISH, st.sampled_from(["", "http://a", "https://", "unix:/", "unix:/run/", "service:", "service:a"]))
+def test_every_target_that_is_checked_is_a_service_or_an_address(text, start):
+    try:
+        kept = check_target(start + text)
+    except ValueError:
+        with pytest.raises(ValueError):
+            if service_of(start + text) is None:
+                parse_target(start + text)
+        return
+    if service_of(kept) is None:
+        address = parse_target(kept)
+        assert parse_target(address.url) == address
+        assert bool(address.host) is not bool(address.socket)
 
 
 @pytest.mark.parametrize("target", ["http://a/x?y#z", "https://[::1]:81", "/", "/x?y", "/a//b", "/http://x"])

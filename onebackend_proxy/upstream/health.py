@@ -69,7 +69,7 @@ class HealthChecks:
             looking.cancel()
 
     def look(self, endpoint: EndpointState) -> None:
-        """Look at one endpoint soon; those that share its host and port, or its socket, are looked at once."""
+        """Look at one endpoint soon; those at one host and port, or one socket, are looked at once."""
         address = endpoint.address
         # Reached means listening: no TLS here, the handshake is for requests.
         place = Address("http", address.host, address.port, socket=address.socket)
