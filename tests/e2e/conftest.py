@@ -11,6 +11,7 @@ from .api import Api
 from .proxy_process import ProxyProcess
 from .raw_backend import RawBackend, Script, answer_ok
 from .raw_client import RawClient
+from .recording import Recorder
 from .servers import Server, start_nginx, start_node
 
 _numbers = itertools.count(1)
@@ -85,6 +86,14 @@ def backend(admin: Api, slug: str) -> Iterator[Callable[..., RawBackend]]:
         each.close()
     if failures:
         raise failures[0]
+
+
+@pytest.fixture
+def recorder(backend: Callable[..., RawBackend]) -> Recorder:
+    """What the one instance of `slug` receives, read by h11; it answers with the target."""
+    recorded = Recorder()
+    backend(recorded)
+    return recorded
 
 
 @pytest.fixture

@@ -88,6 +88,11 @@ class ProxyProcess:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1])
 
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU it has used, from /proc."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def terminate(self) -> None:
         """Send SIGTERM, and do not wait."""
         self.process.send_signal(signal.SIGTERM)

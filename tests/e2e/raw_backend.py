@@ -38,6 +38,11 @@ class Connection:
         found, _, self._buffer = self._buffer.partition(mark)
         return found + mark
 
+    def rest(self) -> bytes:
+        """What came behind the head and was read with it."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
     def receive(self) -> bytes:
         """Whatever comes next; empty at the end, be it clean or a reset."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -105,6 +106,14 @@ class RawClient:
         """One GET and its answer."""
         self.begin(target, b"GET", *headers)
         return self.answer()
+
+    def to_the_end(self) -> bytes:
+        """Everything until the connection ends, cleanly or not; a proxy that keeps it open is a failure."""
+        data = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while piece := self.sock.recv(65536):
+                data += piece
+        return bytes(data)
 
     def reset(self) -> None:
         """Close with RST."""
