@@ -228,10 +228,14 @@ PEERS = {
     "stock": Peer("Twisted ReverseProxyResource", _stock),
     OURS: Peer("onebackend_proxy", lambda b: _ours(b, NO_LOG)),
     "ours-log": Peer("onebackend_proxy, access log to a file", lambda b: _ours(b, "{folder}/access.log")),
-    # Two that must never get a figure: they prove that the bench notices.
+    # Three that must never get a figure: they prove that the bench notices.
     "refusing": Peer("(answers 502)", lambda b: _nginx(b, location="return 502;")),
+    "stumbling": Peer(
+        "(answers 502 to the seventh request of a connection)",
+        lambda b: _nginx(b, location="if ($connection_requests = 7) { return 502; }" + _NGINX_PROXY),
+    ),
     "pretending": Peer(
         "(answers without asking)", lambda b: _nginx(b, location="return 200 'hello world\\n';")
     ),
 }
-ON_REQUEST_ONLY = ("refusing", "pretending")
+ON_REQUEST_ONLY = ("refusing", "stumbling", "pretending")
