@@ -289,7 +289,7 @@ def prepare_request(
         if _UPGRADE in said:
             upgrade = _asked_upgrade(method, http11, connection, said[_UPGRADE], body)
         kept = _what_is_said(said, kept, connection)
-        expects = _EXPECT in said and http11 and body not in (NO_BODY, 0)
+        expects = bool(said.get(_EXPECT)) and http11 and body not in (NO_BODY, 0)
     if head.flaw:
         raise BadRequest("the request is not valid HTTP/1.1", detail=head.flaw)
     client_ip = peer.ip
@@ -307,7 +307,7 @@ def _what_is_said(said: dict[int, bytes], kept: Headers, connection: Set[bytes])
     hops = said.get(_VIA_FIELD, b"").count(_VIA)
     if hops >= MAX_HOPS:
         raise LoopDetected(f"this request came through here {hops} times already")
-    if said.get(_EXPECT, b"100-continue").lower() != b"100-continue":
+    if (said.get(_EXPECT) or b"100-continue").lower() != b"100-continue":
         raise ExpectationFailed("the only expectation served is 100-continue")
     kept = _without_named(kept, connection)
     if b"trailers" in _tokens(said.get(_TE, b"")):
