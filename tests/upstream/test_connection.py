@@ -364,7 +364,8 @@ class TestReuse(ConnectionTests):
         wire.receive(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nhello\r\n0\r\n\r\n"
         )
-        assert self.downstream.body == b"hello"
+        # Neither its end, nor a connection that would be reused.
+        assert (self.downstream.body, self.downstream.trailers) == (b"hellohello", None)
         assert wire.aborted
         self.clock.advance(0)
         assert self.kept == 0
@@ -376,7 +377,7 @@ class TestReuse(ConnectionTests):
         wire.fill()
         exchange.client_gone()
         again = self.begin(b"POST", CHUNKED)
-        wire.protocol.send(again, b"POST", b"POST /x HTTP/1.1\r\n\r\n", True)
+        wire.protocol.send(again, again.request, b"POST /x HTTP/1.1\r\n\r\n", b"", None)
         assert self.downstream.request_paused
         again.client_gone()
 
