@@ -1,19 +1,107 @@
-"""TCP transports that send at once while nothing is waiting to be sent.
+"""Transports that cost little: they send at once, and are read without a trip through the reactor for each.
 
-Twisted's `write` always takes a trip through the reactor: two epoll_ctl and a wake-up for each answer.
-This is the one place that does it otherwise; TLS is never bypassed, since only the transport that owns
-the socket is touched, below whatever wraps it.
+Twisted's `write` waits for the reactor to say that the socket takes bytes: two epoll_ctl and a wake-up for each
+answer. Here the socket is tried first, while nothing is waiting to be sent. And the reactor surrounds each single
+read with a logging context; here all that are readable are read in one go.
+
+This is the one place that does it otherwise. TLS is never bypassed: only the transport that owns the socket is
+touched, below whatever wraps it.
 """
 
 from __future__ import annotations
 
+import select
+import weakref
 from typing import Any
 
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connection, Server
+from twisted.internet.unix import Client as UnixClient
+from twisted.internet.unix import Server as UnixServer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+MAX_AT_ONCE = 64
+"""Connections read in one go, after which the reactor has its turn."""
 
 
-class _SendsAtOnce(Connection):
+@implementer(IReadDescriptor)
+class _Readers:
+    """All connections of one reactor that are read here; to the reactor it is one descriptor.
+
+    An epoll descriptor is itself readable when one of those registered with it is (epoll(7)).
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._poll = select.epoll()
+        self._connections: dict[int, _Immediate] = {}
+        self._log = Logger()
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def logPrefix(self) -> str:
+        return "connections"
+
+    def add(self, connection: _Immediate) -> None:
+        number = connection.fileno()
+        if number not in self._connections:
+            if not self._connections:
+                self._reactor.addReader(self)
+            self._connections[number] = connection
+            self._poll.register(number, select.EPOLLIN)
+
+    def remove(self, connection: _Immediate) -> None:
+        number = connection.fileno()
+        if self._connections.get(number) is connection:
+            del self._connections[number]
+            self._poll.unregister(number)
+            if not self._connections:
+                self._reactor.removeReader(self)
+
+    def doRead(self) -> None:
+        """The reactor's call: something is readable."""
+        connections = self._connections
+        for number, _event in self._poll.poll(0, MAX_AT_ONCE):
+            connection = connections.get(number)
+            if connection is None:
+                # Stopped, or closed, by what another one has just read.
+                continue
+            try:
+                why: Any = connection.doRead()
+            except Exception as error:
+                self._log.failure("reading from a connection failed")
+                why = error
+            if why is not None:
+                self.remove(connection)
+                self._reactor._disconnectSelectable(connection, why, True)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends: all of them do."""
+        for connection in list(self._connections.values()):
+            self.remove(connection)
+            connection.connectionLost(reason)
+
+
+_READERS: weakref.WeakKeyDictionary[Any, _Readers] = weakref.WeakKeyDictionary()
+
+
+def _readers(reactor: Any) -> _Readers:
+    readers = _READERS.get(reactor)
+    if readers is None:
+        readers = _READERS[reactor] = _Readers(reactor)
+    return readers
+
+
+class _Immediate(Connection):
     """`write` tries the socket first; what it does not take waits, with back-pressure, as ever."""
+
+    reactor: Any
 
     @property
     def unsent(self) -> bool:
@@ -23,11 +111,10 @@ class _SendsAtOnce(Connection):
     def write(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.ITransport`."""
         # A pull producer is asked for more by the reactor's writing only, so it must take part.
-        pulled = self.producer is not None and not self.streamingProducer
         if (
             self.dataBuffer
             or self._tempDataBuffer
-            or pulled
+            or (self.producer is not None and not self.streamingProducer)
             or self.disconnecting
             or self.TLS
             or not self.connected
@@ -43,21 +130,64 @@ class _SendsAtOnce(Connection):
         if sent < len(data):
             super().write(data[sent:] if sent else data)
 
+    def doRead(self) -> ConnectionLost | ConnectionDone | None:
+        """See `twisted.internet.interfaces.IReadDescriptor`."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
 
-class _ImmediateServer(_SendsAtOnce, Server):
-    """An accepted connection."""
+    def startReading(self) -> None:
+        """Be read together with the others, where the reactor is epoll's."""
+        if isinstance(self.reactor, EPollReactor):
+            _readers(self.reactor).add(self)
+        else:
+            super().startReading()
+
+    def stopReading(self) -> None:
+        """Be read no more."""
+        if isinstance(self.reactor, EPollReactor):
+            _readers(self.reactor).remove(self)
+        else:
+            super().stopReading()
 
 
-class _ImmediateClient(_SendsAtOnce, Client):
-    """A connection made."""
+class _ImmediateServer(_Immediate, Server):
+    """An accepted TCP connection."""
 
 
-_IMMEDIATE: dict[type, type] = {Server: _ImmediateServer, Client: _ImmediateClient}
+class _ImmediateClient(_Immediate, Client):
+    """A TCP connection made."""
 
 
-def send_at_once(transport: Any) -> None:
-    """Let this transport send at once, if it is plain TCP of the reactor's own; else leave it alone."""
+class _ImmediateUnixServer(_Immediate, UnixServer):
+    """An accepted connection to a Unix socket; file descriptors that come over it are dropped."""
+
+
+class _ImmediateUnixClient(_Immediate, UnixClient):
+    """A connection made to a Unix socket; as above."""
+
+
+_IMMEDIATE: dict[type, type] = {
+    Server: _ImmediateServer,
+    Client: _ImmediateClient,
+    UnixServer: _ImmediateUnixServer,
+    UnixClient: _ImmediateUnixClient,
+}
+
+
+def make_immediate(transport: Any) -> None:
+    """Let this transport cost little, if it is plain TCP of the reactor's own; else leave it alone."""
     immediate = _IMMEDIATE.get(type(transport))
-    if immediate is not None:
-        # Twisted has no hook for what class a connection is of, on whichever endpoint it came.
-        transport.__class__ = immediate
+    if immediate is None:
+        return
+    # Twisted has no hook for what class a connection is of, on whichever endpoint it came. It is being read.
+    transport.stopReading()
+    transport.__class__ = immediate
+    transport.startReading()

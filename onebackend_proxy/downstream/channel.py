@@ -23,7 +23,7 @@ from ..errors import (
 from ..headers import MAX_LENGTH_DIGITS, Network, Peer
 from ..http1 import response_bytes
 from ..messages import Headers
-from ..transports import send_at_once
+from ..transports import make_immediate
 from .answers import refusal, report_refusal
 from .lingering import Lingering
 from .peers import peer_of
@@ -67,7 +67,7 @@ class ProxyChannel(Lingering, HTTPChannel):
         self.maxHeaders = limits.head_fields
         self.totalHeadersSize = self.MAX_LENGTH = limits.head_size
         self.site.channel_opened(self)
-        send_at_once(self.transport)
+        make_immediate(self.transport)
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

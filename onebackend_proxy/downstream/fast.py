@@ -23,7 +23,7 @@ from ..exchange import Exchange
 from ..headers import OutgoingRequest, Peer, prepare_request
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import CHUNKED, NO_BODY, Headers, RequestHead, ResponseHead
-from ..transports import send_at_once
+from ..transports import make_immediate
 from ..tunnel import Tunnel
 from .accesslog import Entry, exchange_entry
 from .answers import refusal, report_refusal
@@ -99,7 +99,7 @@ class FastChannel(Lingering, Protocol):
         self._peer: Peer = peer_of(transport.getPeer(), secure, self._proxied.desk.trusted)
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        send_at_once(transport)
+        make_immediate(transport)
         transport.registerProducer(self, True)
         self._quiet_since = self.site.ticks
         self.site.channel_opened(self)

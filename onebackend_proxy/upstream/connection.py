@@ -18,7 +18,7 @@ from ..headers import OutgoingRequest
 from ..http1 import ResponseReader, chunk, last_chunk
 from ..limits import DEFAULTS, Limits
 from ..messages import CHUNKED, Headers, ResponseHead
-from ..transports import send_at_once
+from ..transports import make_immediate
 from ..tunnel import Tunnel
 
 CLOSED = "the service closed the connection before it had answered"
@@ -65,7 +65,7 @@ class UpstreamConnection(ResponseReader, Protocol):
         """Take part in the transport's back-pressure."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        send_at_once(self.transport)
+        make_immediate(self.transport)
         self.transport.registerProducer(self, True)
 
     # What the exchange says.
