@@ -154,7 +154,7 @@ def _cookie_values(upstream: Upstream) -> dict[bytes, EndpointState]:
     }
 
 
-def check_weights(weights: Sequence[int], count: int) -> None:
+def check_weights(weights: Sequence[float], count: int) -> None:
     """Raises `ValueError` unless there is a whole number above 0 for each of `count`, or none at all."""
     if weights and len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count}")

@@ -64,10 +64,6 @@ class Http1Client:
             opening.connect()
         elif self.pool.wait(endpoint, opening):
             opening.wait(self.limits.upstream_wait, "no connection became free")
-            # Whoever comes here has a reason to want none of those that are idle.
-            oldest = self.pool.take_oldest(endpoint)
-            if oldest is not None:
-                oldest.close()
         else:
             opening.refuse_soon("too many requests wait for a connection")
         return opening.cancel

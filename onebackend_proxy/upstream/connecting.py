@@ -186,6 +186,7 @@ class _Handshake(Protocol):
 
 
 def _why(reason: Failure) -> str:
-    if reason.check(SSL.Error) and reason.value.args and reason.value.args[0]:
-        return f"no TLS: {', '.join(text for _library, _function, text in reason.value.args[0])}"
+    error = reason.value
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        return f"no TLS: {', '.join(text for _library, _function, text in error.args[0])}"
     return f"it closed the connection during the TLS handshake: {reason.getErrorMessage()}"

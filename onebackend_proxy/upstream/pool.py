@@ -45,11 +45,6 @@ class Pool(Generic[T, W]):
         queue = self._idle.get(endpoint)
         return queue.pop()[1] if queue else None
 
-    def take_oldest(self, endpoint: EndpointState) -> T | None:
-        """The one not used for longest, for the caller to close, so that its place becomes free."""
-        queue = self._idle.get(endpoint)
-        return queue.popleft()[1] if queue else None
-
     def give(self, endpoint: EndpointState, connection: T) -> bool:
         """Keep a connection that can carry another request; false if there are enough: then close it."""
         queue = self._idle.get(endpoint)

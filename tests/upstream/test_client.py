@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import fail
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeoutError
 
-from onebackend_proxy.addresses import Address
+from onebackend_proxy.addresses import Address, parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Health, Upstream
 from onebackend_proxy.exchange import State
-from onebackend_proxy.limits import DEFAULTS
+from onebackend_proxy.limits import DEFAULTS, Limits
+from onebackend_proxy.testing import RecordingDownstream
 from onebackend_proxy.upstream import Http1Client
 
+from ..properties import PROPERTY
 from ..wire import Wire
 from .test_connection import OK, ConnectionTests
 
@@ -173,3 +177,184 @@ class TestRounds(ConnectionTests):
     def test_close_with_nothing_kept(self) -> None:
         self.client.close()
         assert self.clock.getDelayedCalls() == []
+
+
+class TestPlaces(ConnectionTests):
+    """A limited number of connections to one endpoint, and a queue of those that wait for one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        limits = Limits(upstream_connections=2, upstream_queue=2, upstream_wait=5.0)
+        self.client = Http1Client(self.clock, self.network.endpoint_for, limits)
+        self.exchanges.client = self.client
+
+    @property
+    def places(self) -> int:
+        return self.client.pool._places.get(self.endpoint, 0)
+
+    def wait_for_room(self) -> list[RecordingDownstream]:
+        """Two that wait, behind two that have all there is; what they wait with."""
+        waiting = []
+        for _ in range(2):
+            self.begin()
+            waiting.append(self.downstream)
+        assert self.network.attempts == []
+        return waiting
+
+    def test_what_is_released_goes_to_who_has_waited_longest(self) -> None:
+        wires = [self.sent(), self.sent()]
+        first, second = self.wait_for_room()
+        for wire in wires:
+            wire.take()
+        wires[1].receive(OK)
+        assert wires[1].take().startswith(b"GET ")
+        wires[0].receive(OK)
+        wires[1].receive(OK)
+        assert (first.body, second.body) == (b"hello", b"")
+        wires[0].receive(OK)
+        assert second.body == b"hello"
+        assert (self.kept, self.places, self.client.pool.waiting) == (2, 2, {})
+        self.clock.advance(5.0)
+        assert first.refused is second.refused is None
+
+    def test_where_one_closes_the_first_that_waits_opens_another(self) -> None:
+        wires = [self.sent(), self.sent()]
+        first, _second = self.wait_for_room()
+        wires[0].receive(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello")
+        self.clock.advance(0)
+        assert len(self.network.attempts) == 1
+        self.network.accept().receive(OK)
+        assert first.body == b"hello"
+
+    def test_a_queue_that_is_full(self) -> None:
+        for _ in range(2):
+            self.sent()
+        self.wait_for_room()
+        in_use = self.endpoint.in_flight
+        self.begin()
+        assert self.downstream.refused is None
+        self.clock.advance(0)
+        assert self.downstream.refused == (503, "the service has too many requests at once")
+        assert (self.endpoint.failures, self.endpoint.in_flight) == (0, in_use)
+
+    def test_who_waits_too_long(self) -> None:
+        for _ in range(2):
+            self.sent()
+        first, second = self.wait_for_room()
+        self.clock.advance(4.9)
+        assert first.refused is None
+        self.clock.advance(0.1)
+        assert first.refused == second.refused == (503, "the service has too many requests at once")
+        assert self.client.pool.waiting == {}
+        assert self.endpoint.failures == 0
+
+    def test_another_endpoint_may_have_room(self) -> None:
+        for _ in range(2):
+            self.sent()
+        self.wait_for_room()
+        other = EndpointState(parse_instance_url("http://10.0.0.2:8000"))
+        self.upstream = Upstream("svc", (self.endpoint, other))
+        self.exchanges.random = lambda: 0.0
+        other.in_flight = 5
+        self.begin()
+        self.clock.advance(0)
+        [attempt] = self.network.attempts
+        assert attempt.address is other.address
+
+    def test_who_waits_may_leave(self) -> None:
+        wires = [self.sent(), self.sent()]
+        gone, waits = self.begin(), self.begin()
+        full = self.begin()
+        full.client_gone()
+        gone.client_gone()
+        wires[0].take()
+        wires[0].receive(OK)
+        assert wires[0].take().startswith(b"GET ")
+        assert waits.state is State.WAITING
+        waits.client_gone()
+        wires[1].receive(OK)
+        self.clock.advance(0)
+        assert (self.kept, self.places, self.client.pool.waiting) == (1, 1, {})
+
+    def test_a_failure_to_connect_frees_its_place(self) -> None:
+        self.begin()
+        self.begin()
+        first, second = self.begin(), self.begin()
+        assert len(self.network.attempts) == 2
+        for _ in range(4):
+            self.network.fail()
+        assert first.status == second.status == 502
+        assert (self.places, self.client.pool.waiting) == (0, {})
+
+    def test_a_cancelled_attempt_frees_its_place(self) -> None:
+        attempts = [self.begin(), self.begin()]
+        waits = self.begin()
+        for exchange in attempts:
+            exchange.client_gone()
+        self.network.accept().receive(OK)
+        assert waits.state is State.DONE and waits.status == 200
+        assert self.places == 1
+
+    def test_every_end_of_a_connection_frees_its_place(self) -> None:
+        ends = {
+            "lost in use": lambda wire, exchange: wire.peer_closes(),
+            "reset in use": lambda wire, exchange: wire.peer_closes(ConnectionLost()),
+            "broke HTTP": lambda wire, exchange: wire.receive(b"nonsense\r\n\r\n"),
+            "aborted": lambda wire, exchange: exchange.client_gone(),
+            "cut": lambda wire, exchange: exchange.cut(),
+            "lost idle": lambda wire, exchange: (wire.receive(OK), wire.peer_closes()),
+            "spoke idle": lambda wire, exchange: (wire.receive(OK), wire.receive(b"x")),
+            "expired": lambda wire, exchange: (
+                wire.receive(OK),
+                self.clock.pump([IDLE_ROUND, IDLE_ROUND, 1]),
+            ),
+        }
+        for name, end in ends.items():
+            exchange = self.begin(b"POST")
+            wire = self.network.accept()
+            assert self.places == 1, name
+            end(wire, exchange)
+            self.clock.advance(0)
+            assert (self.places, self.kept) == (0, 0), name
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "accept", "fail", "answer", "lose", "gone", "wait"]), st.integers(0, 9)
+    ),
+    max_size=40,
+)
+
+
+@PROPERTY
+@given(STEPS)
+def test_every_place_is_free_in_the_end(steps: list[tuple[str, int]]) -> None:
+    test = TestPlaces("setUp")
+    test.setUp()
+    exchanges, wires = [], []
+    for step, number in steps:
+        if step == "begin":
+            exchanges.append(test.begin())
+        elif step == "accept" and test.network.attempts:
+            wires.append(test.network.accept())
+        elif step == "fail" and test.network.attempts:
+            test.network.fail()
+        elif step == "answer" and wires:
+            wires[number % len(wires)].receive(OK)
+        elif step == "lose" and wires:
+            wires.pop(number % len(wires)).peer_closes()
+        elif step == "gone" and exchanges:
+            exchanges.pop(number % len(exchanges)).client_gone()
+        elif step == "wait":
+            test.clock.advance(number)
+        assert test.places <= 2
+        waiting = test.client.pool.waiting.get(test.endpoint, ())
+        assert not waiting or test.places == 2
+        assert len([exchange for exchange in exchanges if exchange.state is State.WAITING]) <= 2
+    for exchange in exchanges:
+        exchange.client_gone()
+    test.client.close()
+    test.clock.pump([0.0, 0.0])
+    assert (test.places, test.client.pool.waiting) == (0, {})
+    assert [exchange.state for exchange in exchanges] == [State.DONE] * len(exchanges)
+    assert test.endpoint.in_flight == 0
