@@ -117,14 +117,10 @@ class Exchange:
 
     def start(self) -> None:
         """Send the request to an endpoint of the upstream, or refuse it."""
-        self._try_next()
+        self._try_next(self.started)
 
-    def _next_endpoint(self) -> EndpointState | None:
-        exchanges = self._exchanges
-        return pick(self.upstream, self.request, self._tried, exchanges.random, exchanges.clock.seconds())
-
-    def _try_next(self) -> None:
-        endpoint = self._next_endpoint()
+    def _try_next(self, now: float) -> None:
+        endpoint = pick(self.upstream, self.request, self._tried, self._exchanges.random, now)
         if endpoint is None:
             self._refuse(self._error or UpstreamFailed("no instance of the service could be reached"))
             return
@@ -154,14 +150,12 @@ class Exchange:
         if request.expects_continue:
             self._continue_call = self._exchanges.clock.callLater(CONTINUE_AFTER, self._continue_unasked)
         kept = self._kept
-        connection.send(self, request, head, bytes(kept) if kept else b"", self._whole_trailers())
+        trailers = self._trailers if self._request_done else None
+        connection.send(self, request, head, bytes(kept) if kept else b"", trailers)
         if kept is not None:
             self._keep_if_small(kept)
             if not connection.full:
                 self._let_request()
-
-    def _whole_trailers(self) -> Headers | None:
-        return self._trailers if self._request_done else None
 
     def _keep_if_small(self, kept: bytearray) -> None:
         """Go on keeping the body if the request can be sent once more with it."""
@@ -185,13 +179,13 @@ class Exchange:
         if now - self.started > MAX_CONNECTING:
             self._refuse(error)
         else:
-            self._try_next()
+            self._try_next(now)
 
     def no_room(self, error: ProxyError) -> None:
         """The endpoint has all the connections it may have, in use: another one may have room."""
         self._cancel_open = None
         self._error = error
-        self._try_next()
+        self._try_next(self._exchanges.clock.seconds())
 
     def broke(self, failure: Failure) -> None:
         """A bug of ours came up in the middle: it must cost this exchange, not the client's patience."""
@@ -308,7 +302,7 @@ class Exchange:
             self._retries -= 1
             self._error = error
             self._go(State.CONNECTING)
-            self._try_next()
+            self._try_next(self._exchanges.clock.seconds())
             return
         self._refuse(error)
 

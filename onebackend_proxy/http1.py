@@ -6,6 +6,7 @@ in `headers`: a parser's own idea of that is never asked.
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
@@ -24,7 +25,15 @@ from .headers import NOT_HTTP, OutgoingRequest, is_known_method, prepare_respons
 from .limits import DEFAULTS, Limits
 from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead, shown
 
-__all__ = ["RequestHeads", "ResponseReader", "chunk", "last_chunk", "request_bytes", "response_bytes"]
+__all__ = [
+    "ResponseReader",
+    "check_begun",
+    "chunk",
+    "last_chunk",
+    "request_bytes",
+    "request_head",
+    "response_bytes",
+]
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +([^\x00-\x20\x7f]+) +(HTTP/1\.[01])\r\n")
 _OTHER_VERSION = re.compile(rb"[^ \r\n]+ +[^ \r\n]+ +HTTP/[0-9]\.[0-9]\r\n")
@@ -105,97 +114,92 @@ def last_chunk(trailers: Headers) -> bytes:
     return b"0\r\n%b\r\n" % _fields(trailers) if trailers else b"0\r\n\r\n"
 
 
-class RequestHeads:
-    """Parses whole request heads: one of these serves any number of connections."""
+class _Fields:
+    """Collects the field lines that httptools finds in one head."""
 
-    def __init__(self, limits: Limits = DEFAULTS) -> None:
-        self._limits = limits
-        self._fields: Headers = []
-        self._parser = HttpRequestParser(self)
-        self._reusable = True
-        self._complete = False
-
-    def parse(self, data: bytes) -> RequestHead:
-        """A head, up to and with its empty line; raises the `errors.ProxyError` that answers it.
-
-        Where fields were read before the parser gave up, its complaint is left in `RequestHead.flaw`: the
-        rules in `headers` may have a better word for it, and must be asked first.
-        """
-        match = _REQUEST_LINE.match(data)
-        if match is None:
-            raise self._bad_line(data)
-        if len(data) > self._limits.head_size:
-            raise HeadTooLarge(f"the head is over {self._limits.head_size} bytes")
-        if not self._reusable:
-            self._parser = HttpRequestParser(self)
-        fields: Headers = []
-        self._fields = fields
-        self._complete = self._reusable = False
-        flaw = ""
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            # It would read what follows as another protocol: that is not for it to say.
-            pass
-        except HttpParserError as error:
-            if not is_known_method(match[1]):
-                raise NotImplementedHere("the request method is not one of HTTP's") from None
-            flaw = str(error)
-            if not self._complete:
-                raise BadRequest("the request is not valid HTTP/1.1", detail=flaw) from None
-        method, target, version = match.groups()
-        return RequestHead(method, target, fields, version, flaw)
-
-    def check_begun(self, data: bytes) -> None:
-        """Raise for a head that has not come whole, if it cannot become a valid one any more."""
-        limits = self._limits
-        if data and not _TOKEN_START.match(data):
-            raise BadRequest("the request is not valid HTTP/1.1", detail=f"begins with {shown(data[:8])}")
-        line = data.find(b"\r\n")
-        # A method, the version, and what stands between them.
-        if line < 0 and len(data) > limits.target_size + 64:
-            raise TargetTooLong(f"the request target is over {limits.target_size} bytes")
-        if len(data) > limits.head_size:
-            raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
-        if line >= 0 and not _REQUEST_LINE.match(data):
-            raise self._bad_line(data)
-        if _BARE_LF.search(data):
-            raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
-
-    def _bad_line(self, data: bytes) -> ProxyError:
-        line = data.partition(b"\r\n")[0]
-        if len(line) > self._limits.target_size + 64:
-            return TargetTooLong(f"the request target is over {self._limits.target_size} bytes")
-        if _OTHER_VERSION.match(data):
-            return VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are served here")
-        return BadRequest("the request line is not METHOD TARGET HTTP/1.1")
-
-    # What httptools calls.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Part of httptools' protocol."""
-        # The parser leaves the white space behind a value (RFC 9112, 5).
-        self._fields.append((name, value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        """Part of httptools' protocol."""
-        self._complete = True
-
-    def on_message_complete(self) -> None:
-        """Part of httptools' protocol: there is no body, so the parser is ready for another head."""
-        self._reusable = self._parser.should_keep_alive()
-
-
-class _ResponseFields:
-    """Collects what httptools finds in one answer's head."""
-
-    __slots__ = ("fields",)
+    __slots__ = ("lines",)
 
     def __init__(self) -> None:
-        self.fields: Headers = []
+        self.lines: Headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value.rstrip(b" \t")))
+        # The parser leaves the white space behind a value (RFC 9112, 5).
+        self.lines.append((name, value.rstrip(b" \t")))
+
+
+class _CompleteFields(_Fields):
+    """Knows, too, whether the parser came to the end of them."""
+
+    __slots__ = ("complete",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complete = False
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def request_head(data: bytes, limits: Limits = DEFAULTS) -> RequestHead:
+    """The head of a request, up to and with its empty line.
+
+    Raises the `errors.ProxyError` that answers it. Where all fields were read before the parser gave up, its
+    complaint is left in `RequestHead.flaw`: the rules in `headers` may have a better word for it, and must be
+    asked first.
+    """
+    match = _REQUEST_LINE.match(data)
+    if match is None:
+        raise _bad_request_line(data, limits)
+    if len(data) > limits.head_size:
+        raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
+    fields = _Fields()
+    flaw = ""
+    try:
+        HttpRequestParser(fields).feed_data(data)
+    except HttpParserUpgrade:
+        # It would read what follows as another protocol: that is not for it to say.
+        pass
+    except HttpParserError as error:
+        flaw = str(error)
+        _check_complete(data, match[1], flaw)
+    method, target, version = match.groups()
+    return RequestHead(method, target, fields.lines, version, flaw)
+
+
+def _check_complete(data: bytes, method: bytes, flaw: str) -> None:
+    """Raise unless the parser's complaint is about the framing, which comes after all fields."""
+    if not is_known_method(method):
+        raise NotImplementedHere("the request method is not one of HTTP's")
+    again = _CompleteFields()
+    with contextlib.suppress(HttpParserError):
+        HttpRequestParser(again).feed_data(data)
+    if not again.complete:
+        raise BadRequest("the request is not valid HTTP/1.1", detail=flaw)
+
+
+def check_begun(data: bytes, limits: Limits = DEFAULTS) -> None:
+    """Raise for a request head that has not come whole, if it cannot become a valid one any more."""
+    if data and not _TOKEN_START.match(data):
+        raise BadRequest("the request is not valid HTTP/1.1", detail=f"begins with {shown(data[:8])}")
+    line = data.find(b"\r\n")
+    # A method, the version, and what stands between them.
+    if line < 0 and len(data) > limits.target_size + 64:
+        raise TargetTooLong(f"the request target is over {limits.target_size} bytes")
+    if len(data) > limits.head_size:
+        raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
+    if line >= 0 and not _REQUEST_LINE.match(data):
+        raise _bad_request_line(data, limits)
+    if _BARE_LF.search(data):
+        raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
+
+
+def _bad_request_line(data: bytes, limits: Limits) -> ProxyError:
+    line = data.partition(b"\r\n")[0]
+    if len(line) > limits.target_size + 64:
+        return TargetTooLong(f"the request target is over {limits.target_size} bytes")
+    if _OTHER_VERSION.match(data):
+        return VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are served here")
+    return BadRequest("the request line is not METHOD TARGET HTTP/1.1")
 
 
 def response_head(data: bytes, method: bytes) -> ResponseHead:
@@ -206,16 +210,16 @@ def response_head(data: bytes, method: bytes) -> ResponseHead:
     match = _STATUS_LINE.match(data)
     if match is None:
         raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
-    version, status, reason = match.groups()
-    collected = _ResponseFields()
+    fields = _Fields()
     try:
-        HttpResponseParser(collected).feed_data(data)
+        HttpResponseParser(fields).feed_data(data)
     except HttpParserUpgrade:
         # A 101: whether it was asked for is seen by whoever asked.
         pass
     except HttpParserError as error:
         raise UpstreamFailed(NOT_HTTP, detail=str(error)) from None
-    return prepare_response(method, version == b"1", int(status), reason or b"", collected.fields)
+    version, status, reason = match.groups()
+    return prepare_response(method, version == b"1", int(status), reason or b"", fields.lines)
 
 
 # What a reader waits for next.
@@ -302,7 +306,7 @@ class ResponseReader:
             head = response_head(data[:end], self._method)
             data = data[end:]
             if head.status >= 200:
-                self._begin(head, data)
+                self._begin(head)
                 return data
             if head.status == 101:
                 if not self._upgrade or head.upgrade.lower() != self._upgrade.lower():
@@ -316,13 +320,14 @@ class ResponseReader:
             self.interim_received(head)
 
     def _hold_head(self, data: bytes) -> None:
-        if not b"HTTP/1.".startswith(data[:7]):
+        if not b"HTTP/1.".startswith(data[:7]) or _BARE_LF.search(data):
             raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
         if len(data) > self.limits.answer_head_size:
             raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
         self._held = data
 
-    def _begin(self, head: ResponseHead, data: bytes) -> None:
+    def _begin(self, head: ResponseHead) -> None:
+        """The final head came: what follows it is the body, if there is one."""
         body = head.body
         if body > 0:
             self._next = _LENGTH

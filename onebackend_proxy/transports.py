@@ -1,11 +1,11 @@
 """Transports that cost little: they send at once, and are read without a trip through the reactor for each.
 
-Twisted's `write` waits for the reactor to say that the socket takes bytes: two epoll_ctl and a wake-up for each
-answer. Here the socket is tried first, while nothing is waiting to be sent. And the reactor surrounds each single
-read with a logging context; here all that are readable are read in one go.
+Twisted's `write` waits for the reactor to say that the socket takes bytes: two epoll_ctl and a wake-up for
+each answer. Here the socket is tried first, while nothing is waiting to be sent. And the reactor surrounds
+each single read with a logging context; here all that are readable are read in one go.
 
-This is the one place that does it otherwise. TLS is never bypassed: only the transport that owns the socket is
-touched, below whatever wraps it.
+This is the one place that does it otherwise. TLS is never bypassed: only the transport that owns the socket
+is touched, below whatever wraps it.
 """
 
 from __future__ import annotations

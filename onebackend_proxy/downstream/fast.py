@@ -21,7 +21,7 @@ from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
 from ..exchange import Exchange
 from ..headers import OutgoingRequest, Peer, prepare_request
-from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
+from ..http1 import check_begun, chunk, interim_bytes, last_chunk, request_head, response_bytes
 from ..messages import CHUNKED, NO_BODY, Headers, RequestHead, ResponseHead
 from ..transports import make_immediate
 from ..tunnel import Tunnel
@@ -165,7 +165,7 @@ class FastChannel(Lingering, Protocol):
         if self._head_began < 0:
             self._head_began = self.site.ticks
         try:
-            self.site.heads.check_begun(data)
+            check_begun(data, self.site.limits)
         except ProxyError as error:
             self._refuse_head(error, data)
 
@@ -179,7 +179,7 @@ class FastChannel(Lingering, Protocol):
         proxied = self._proxied
         desk = proxied.desk
         try:
-            head = site.heads.parse(data)
+            head = request_head(data, site.limits)
             self._head = head
             request = prepare_request(
                 head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits

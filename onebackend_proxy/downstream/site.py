@@ -16,7 +16,6 @@ from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request, Site
 
-from ..http1 import RequestHeads
 from ..limits import DEFAULTS, Limits
 from .accesslog import ClientOf, Entry, entry_of, peer_host
 from .channel import ProxyChannel
@@ -51,7 +50,6 @@ class ProxySite(Site):
         )
         self.on_request_end = on_request_end
         self.limits = limits
-        self.heads = RequestHeads(limits)
         self._client_of = client_of
         self._fast = fast
         self.channels: set[ProxyChannel | FastChannel] = set()
