@@ -77,6 +77,9 @@ def _measured(name: str, arguments: argparse.Namespace, behind: Backend, maxima:
     results = Results(scenario)
     bench = Bench(behind, arguments.seconds)
     here = [peer for peer in _chosen(scenario, arguments.peers) if PEERS[peer].is_here]
+    if not here:
+        results.note = "None of those named is measured here."
+        return results
     with contextlib.ExitStack() as running:
         proxies: dict[str, Running | str] = {}
         if not scenario.fresh:
