@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import attrs
 import h11
 import httptools
 import pytest
@@ -7,18 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebackend_proxy import http1
-from onebackend_proxy.errors import ProxyError, UpstreamFailed
-from onebackend_proxy.headers import Peer, prepare_request, prepare_response
+from onebackend_proxy.errors import (
+    BadRequest,
+    HeadTooLarge,
+    NotImplementedHere,
+    ProxyError,
+    TargetTooLong,
+    UpstreamFailed,
+    VersionNotSupported,
+)
+from onebackend_proxy.headers import OutgoingRequest, Peer, prepare_request, prepare_response
 from onebackend_proxy.http1 import (
-    MAX_INTERIM,
-    MAX_QUIET,
     ResponseReader,
+    check_begun,
     chunk,
     interim_bytes,
     last_chunk,
     request_bytes,
+    request_head,
     response_bytes,
 )
+from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
 
 from .properties import OFTEN, PROPERTY, fields, pieces, plain_fields
@@ -27,9 +37,33 @@ BODIES = st.lists(st.binary(min_size=1, max_size=40), max_size=5)
 CUTS = st.lists(st.integers(0, 4000), max_size=8)
 
 
+def outgoing(method=b"GET", target=b"/", headers=(), body=NO_BODY, expects=False, upgrade=b""):
+    """A request made ready, with one line of our own."""
+    return OutgoingRequest(
+        method, target, b"a", [*headers], b"Via: x\r\n", body, b"9.9.9.9", b"id", expects, True, upgrade
+    )
+
+
 def test_a_request_without_a_body():
-    assert request_bytes(b"GET", b"/a?b", [(b"Host", b"a"), (b"E", b"")], NO_BODY) == (
-        b"GET /a?b HTTP/1.1\r\nHost: a\r\nE: \r\n\r\n"
+    assert request_bytes(outgoing(target=b"/a?b", headers=[(b"E", b"")])) == (
+        b"GET /a?b HTTP/1.1\r\nHost: a\r\nE: \r\nVia: x\r\n\r\n"
+    )
+    assert request_bytes(outgoing()) == b"GET / HTTP/1.1\r\nHost: a\r\nVia: x\r\n\r\n"
+
+
+def test_the_path_of_the_instance_goes_before_the_target():
+    assert request_bytes(outgoing(target=b"/a?b"), b"/base").startswith(b"GET /base/a?b HTTP/1.1\r\n")
+
+
+def test_a_request_that_expects_to_be_asked_for_its_body():
+    assert request_bytes(outgoing(b"PUT", body=5, expects=True)).endswith(
+        b"Via: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    )
+
+
+def test_a_request_that_asks_for_another_protocol():
+    assert request_bytes(outgoing(upgrade=b"websocket")).endswith(
+        b"Via: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     )
 
 
@@ -42,8 +76,8 @@ def test_a_request_without_a_body():
     ],
 )
 def test_a_request_with_a_body_says_how_it_is_framed_last(body, framing):
-    assert request_bytes(b"PUT", b"/", [(b"Host", b"a")], body) == (
-        b"PUT / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"
+    assert request_bytes(outgoing(b"PUT", body=body)) == (
+        b"PUT / HTTP/1.1\r\nHost: a\r\nVia: x\r\n" + framing + b"\r\n\r\n"
     )
 
 
@@ -109,18 +143,23 @@ def test_two_other_parsers_read_what_we_meant(raw, method, target, body, trailer
         out = prepare_request(RequestHead(method, target, raw), peer, b"ours")
     except ProxyError:
         return
-    data = request_bytes(out.method, out.target, out.headers, out.body)
+    out.upgrade = b""  # h11 reads no further than that; the tunnel has tests of its own.
+    data = request_bytes(out)
     sent = b""
     if out.body == CHUNKED:
         sent = b"".join(body)
         data += b"".join(map(chunk, body)) + last_chunk(trailers)
     elif out.body > 0:
         sent = b"x" * min(out.body, 100)
-        data = request_bytes(out.method, out.target, out.headers, len(sent)) + sent
+        out.body = len(sent)
+        data = request_bytes(out) + sent
     framing = {CHUNKED: [(b"transfer-encoding", b"chunked")], NO_BODY: []}.get(
         out.body, [(b"content-length", b"%d" % len(sent))]
     )
-    headers = [(name.lower(), value) for name, value in out.headers] + framing
+    own = [line.partition(b": ")[::2] for line in out.own.split(b"\r\n")[:-1]]
+    lines = [(b"Host", out.host), *out.headers, *own]
+    headers = [(name.lower(), value) for name, value in lines]
+    headers += [(b"expect", b"100-continue")] * out.expects_continue + framing
     lower = [(name.lower(), value) for name, value in trailers] if out.body == CHUNKED else []
     assert read_by_h11(data) == (method, target, headers, sent, lower)
     assert read_by_httptools(data) == (method, target, headers + lower, sent)
@@ -130,7 +169,6 @@ class Reader(ResponseReader):
     """Writes down what came, with the pieces of a body joined."""
 
     def __init__(self, *methods):
-        super().__init__()
         self.events = []
         for method in methods:
             self.expect_answer(method)
@@ -138,8 +176,8 @@ class Reader(ResponseReader):
     def interim_received(self, head):
         self.events.append((head.status, head.reason, head.headers))
 
-    def head_received(self, head, keep_alive):
-        self.events.append((head.status, head.reason, head.headers, head.body, keep_alive))
+    def head_received(self, head):
+        self.events.append((head.status, head.reason, head.headers, head.body, head.keep_alive))
 
     def body_received(self, data):
         assert data
@@ -242,7 +280,7 @@ def test_the_beginning_of_a_chunk_behind_a_head_answer_is_not_forgotten(junk):
     for cut in range(len(head)):
         reader = Reader(b"HEAD")
         reader.read(head[:cut])
-        with pytest.raises(UpstreamFailed, match="a body to a HEAD"):
+        with pytest.raises(UpstreamFailed, match="unasked bytes"):
             reader.read(head[cut:] + junk)
         assert reader.events == [(200, b"OK", [], NO_BODY, True), []], "the answer itself is complete"
 
@@ -263,16 +301,16 @@ def test_interim_answers_and_then_the_final_one():
 def test_endless_interim_answers():
     interim = answer(status=b"HTTP/1.1 102 x")
     reader = Reader(b"GET")
-    for _ in range(MAX_INTERIM):
+    for _ in range(DEFAULTS.interim_answers):
         reader.read(interim)
     with pytest.raises(UpstreamFailed, match="endless"):
         reader.read(interim)
     # They are counted for each request.
     reader = Reader(b"GET")
     for _ in range(3):
-        reader.read(interim * MAX_INTERIM + answer(b"Content-Length: 0"))
+        reader.read(interim * DEFAULTS.interim_answers + answer(b"Content-Length: 0"))
         reader.expect_answer(b"GET")
-    assert "endless" in refused(interim * (MAX_INTERIM + 1))
+    assert "endless" in refused(interim * (DEFAULTS.interim_answers + 1))
 
 
 @pytest.mark.parametrize(
@@ -377,34 +415,72 @@ def test_what_no_upstream_may_say(data):
     with pytest.raises(UpstreamFailed):
         for i in range(len(data)):
             slow.read(data[i : i + 1])
-    assert slow.events == whole.events
+    # A body is told as far as it is right by whoever has read so far only.
+    assert [e for e in slow.events if e != b"a"] == [e for e in whole.events if e != b"a"]
     # Nothing of a body whose framing was in doubt.
-    assert all(not isinstance(event, bytes) or event == b"a" for event in whole.events)
+    assert all(not isinstance(event, bytes) or event == b"a" for event in slow.events)
 
 
 def test_an_answer_that_nobody_asked_for():
     reader = Reader()
-    with pytest.raises(UpstreamFailed, match="no request"):
+    with pytest.raises(UpstreamFailed, match="unasked bytes"):
         reader.read(answer(b"Content-Length: 0"))
     assert reader.events == []
 
 
-def test_the_parsers_own_answer_to_an_upgrade_is_an_error_of_ours():
-    class Deaf(Reader):
-        def on_headers_complete(self):
-            """As if the status had passed."""
+SWITCH = answer(b"Upgrade: WebSocket", b"Connection: upgrade", b"A: b", status=b"HTTP/1.1 101 Switch")
 
-    reader = Deaf(b"GET")
+
+def test_a_switch_that_was_asked_for():
+    for cut in range(len(SWITCH) + 1):
+        reader = Reader()
+        reader.expect_answer(b"GET", b"websocket")
+        reader.read(answer(status=b"HTTP/1.1 103 x") + SWITCH[:cut])
+        reader.read(SWITCH[cut:] + b"\0any")
+        reader.read(b"HTTP/1.1 thing")
+        assert reader.events[1:] == [
+            (101, b"Switch", [(b"A", b"b")], NO_BODY, False),
+            b"\0anyHTTP/1.1 thing",
+        ]
+        assert reader.read_eof()
+        assert reader.events[-1] == []
+
+
+@pytest.mark.parametrize("asked", [b"", b"other"])
+def test_a_switch_to_what_was_not_asked_for(asked):
+    reader = Reader()
+    reader.expect_answer(b"GET", asked)
     with pytest.raises(UpstreamFailed, match="switched protocols unasked"):
-        reader.read(answer(b"Upgrade: x", b"Connection: upgrade", status=b"HTTP/1.1 101 x"))
+        reader.read(SWITCH)
+    assert reader.events == []
+
+
+@pytest.mark.parametrize("lines", [[], [b"Connection: upgrade"], [b"Upgrade: websocket"]])
+def test_a_switch_that_does_not_say_to_what(lines):
+    reader = Reader()
+    reader.expect_answer(b"GET", b"websocket")
+    with pytest.raises(UpstreamFailed):
+        reader.read(answer(*lines, status=b"HTTP/1.1 101 x"))
+    assert reader.events == []
+
+
+def test_a_switch_that_is_declined():
+    reader = Reader()
+    reader.expect_answer(b"GET", b"websocket")
+    reader.read(answer(b"Content-Length: 2", b"Upgrade: websocket", body=b"no"))
+    assert reader.events[1:] == [b"no", []]
+    # What was asked for once is not asked for by the next request.
+    reader.expect_answer(b"GET")
+    with pytest.raises(UpstreamFailed, match="unasked"):
+        reader.read(SWITCH)
 
 
 def test_a_mistake_of_our_own_is_not_the_upstreams_fault():
     class Broken(Reader):
-        def head_received(self, head, keep_alive):
+        def head_received(self, head):
             raise ZeroDivisionError
 
-    with pytest.raises(httptools.HttpParserCallbackError):
+    with pytest.raises(ZeroDivisionError):
         Broken(b"GET").read(answer(b"Content-Length: 0"))
 
 
@@ -415,20 +491,39 @@ def test_a_mistake_of_our_own_is_not_the_upstreams_fault():
         (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"),
         (b"HTTP/1.1 200 OK\r\nA: ", b"b"),
         (b"HTTP/1.1 200 OK\r\n", b"b"),
+        (b"HTTP/1.1 200 OK\r\nA: b", b"\r"),
         (answer(b"Transfer-Encoding: chunked", body=b"1;"), b"a"),
         (answer(b"Transfer-Encoding: chunked", body=b"0\r\n"), b"A: b\r\n"),
         (answer(b"Transfer-Encoding: chunked", body=b"0\r\nA: "), b"b"),
-        (b"", b"\r\n"),
     ],
 )
 def test_what_never_ends_is_cut_off(start, more):
     reader = Reader(b"GET")
     reader.read(start)
     piece = more * (1000 // len(more))
-    with pytest.raises(UpstreamFailed, match="limit"):
-        for _ in range(2 * MAX_QUIET // len(piece)):
+    with pytest.raises(UpstreamFailed, match=r"limit|are over"):
+        for _ in range(2 * DEFAULTS.answer_head_size // len(piece)):
             reader.read(piece)
     assert len(reader.events) <= 1
+
+
+def test_a_head_over_the_limit_is_refused_though_it_is_whole():
+    reader = Reader(b"GET")
+    reader.limits = Limits(answer_head_size=100)
+    fits = answer(b"Content-Length: 0", b"A: ").replace(b"A: ", b"A: " + b"b" * (100 - 45))
+    assert len(fits) == 100 - 45 + len(answer(b"Content-Length: 0", b"A: ")) <= 100
+    reader.read(fits)
+    reader.expect_answer(b"GET")
+    with pytest.raises(UpstreamFailed, match="a head over the limit"):
+        reader.read(fits.replace(b"A: ", b"A: " + b"b" * 10))
+
+
+@pytest.mark.parametrize("line", [b"\r\n", b"\n", b" "])
+def test_nothing_comes_before_an_answer(line):
+    with pytest.raises(UpstreamFailed, match="begins with"):
+        Reader(b"GET").read(line + answer(b"Content-Length: 0"))
+    with pytest.raises(UpstreamFailed, match="begins with"):
+        Reader(b"GET").read(line)
 
 
 def test_a_long_body_is_not_cut_off():
@@ -444,7 +539,7 @@ def test_each_answer_has_its_own_limit():
     reader = Reader()
     for _ in range(5):
         reader.expect_answer(b"GET")
-        reader.read(answer(b"A: " + b"b" * (MAX_QUIET // 2), b"Content-Length: 0"))
+        reader.read(answer(b"A: " + b"b" * (DEFAULTS.answer_head_size // 2), b"Content-Length: 0"))
     assert len(reader.events) == 10
 
 
@@ -650,7 +745,7 @@ def test_a_new_client_gets_chunks_for_an_unknown_length(body):
         True,
     )
     assert response_bytes(head, False, True) == (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
         True,
     )
 
@@ -658,6 +753,13 @@ def test_a_new_client_gets_chunks_for_an_unknown_length(body):
 def test_an_interim_answer_has_no_framing():
     assert interim_bytes(ResponseHead(103, b"Early Hints", [(b"Link", b"</a>")])) == (
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    )
+
+
+def test_a_101_says_what_it_switches_to():
+    head = ResponseHead(101, b"Switching Protocols", [(b"A", b"b")], upgrade=b"websocket")
+    assert interim_bytes(head) == (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nA: b\r\n\r\n"
     )
 
 
@@ -677,8 +779,178 @@ def test_chunks():
 
 @pytest.mark.parametrize(
     "call",
-    [("interim_received", None), ("head_received", None, True), ("body_received", b""), ("answer_ended", [])],
+    [("interim_received", None), ("head_received", None), ("body_received", b""), ("answer_ended", [])],
 )
 def test_a_reader_must_say_what_it_makes_of_it(call):
     with pytest.raises(NotImplementedError):
         getattr(ResponseReader(), call[0])(*call[1:])
+
+
+# Heads of requests.
+
+
+def test_a_request_head():
+    head = request_head(b"GET  /a?b%20//c;d  HTTP/1.1\r\nHost: a\r\nX:\r\nY: \t b c \t\r\nY:d\r\n\r\n")
+    assert (head.method, head.target, head.version, head.flaw) == (b"GET", b"/a?b%20//c;d", b"HTTP/1.1", "")
+    assert head.headers == [(b"Host", b"a"), (b"X", b""), (b"Y", b"b c"), (b"Y", b"d")]
+    assert request_head(b"OPTIONS * HTTP/1.0\r\n\r\n").version == b"HTTP/1.0"
+    assert request_head(b"GET /\xff HTTP/1.1\r\n\r\n").target == b"/\xff", (
+        "the rules say what a target may hold"
+    )
+
+
+@pytest.mark.parametrize(
+    "line, error",
+    [
+        (b"GET /", BadRequest),
+        (b"GET  ", BadRequest),
+        (b"GET / HTTP/1.1 ", BadRequest),
+        (b"GET / http/1.1", BadRequest),
+        (b"GET / HTTP/1.11", BadRequest),
+        (b"GET /a b HTTP/1.1", BadRequest),
+        (b"GET /\x7f HTTP/1.1", BadRequest),
+        (b"GET /\t HTTP/1.1", BadRequest),
+        (b"GET\t/ HTTP/1.1", BadRequest),
+        (b" GET / HTTP/1.1", BadRequest),
+        (b"G(T / HTTP/1.1", BadRequest),
+        (b"GET / RTSP/1.0", BadRequest),
+        (b"SOURCE / ICE/1.0", BadRequest),
+        (b"GET / HTTP/1", BadRequest),
+        (b"NONSENSE", BadRequest),
+        (b"\x16\x03\x01\x02", BadRequest),
+        (b"GET / HTTP/2.0", VersionNotSupported),
+        (b"PRI * HTTP/2.0", VersionNotSupported),
+        (b"GET / HTTP/0.9", VersionNotSupported),
+        (b"GET / HTTP/1.2", VersionNotSupported),
+        (b"BREW / HTTP/1.1", NotImplementedHere),
+        (b"get / HTTP/1.1", NotImplementedHere),
+        (b"GET /" + b"x" * DEFAULTS.target_size * 2 + b" HTTP/1.1\r\nX: " + b"y" * 32768, HeadTooLarge),
+        (b"x" * DEFAULTS.target_size * 2, TargetTooLong),
+    ],
+)
+def test_what_is_no_request_line(line, error):
+    with pytest.raises(error):
+        prepare_request(request_head(line + b"\r\nHost: a\r\n\r\n"), Peer(b"9.9.9.9"), b"id")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"A : b",
+        b"A b",
+        b": b",
+        b" A: b",
+        b"A: b\r\n c",
+        b"A: b\0",
+        b"A: b\rc",
+        b"A: b\nc: d",
+        b"A\xff: b",
+        b"A: \x01",
+        b"A\0: b",
+        b"Content-Length: x",
+        b"Content-Length: -1",
+        b"Content-Length: 1, 1",
+        b"Content-Length: 18446744073709551616",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 1",
+        b"Content-Length: 1\r\nContent-Length: 1",
+        b"Transfer-Encoding: xchunked",
+        b"Transfer-Encoding: chunked, identity",
+    ],
+)
+def test_what_no_head_may_hold(line):
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"
+    with pytest.raises(ProxyError) as caught:
+        prepare_request(request_head(head), Peer(b"9.9.9.9"), b"id")
+    assert caught.value.status in (400, 413, 501)
+
+
+def test_a_head_at_its_limit_and_over_it():
+    limits = Limits(head_size=100)
+    fits = b"GET / HTTP/1.1\r\nX: " + b"y" * 77 + b"\r\n\r\n"
+    assert len(fits) == 100
+    assert request_head(fits, limits).headers
+    with pytest.raises(HeadTooLarge, match="over 100 bytes"):
+        request_head(fits.replace(b"X", b"XX"), limits)
+
+
+def test_every_beginning_of_a_head_may_become_one():
+    head = b"GET  /a?b  HTTP/1.1\r\nHost: a\r\nX: y\tz \r\n\r\n"
+    for end in range(len(head)):
+        check_begun(head[:end])
+
+
+@pytest.mark.parametrize(
+    "data, error",
+    [
+        (b" ", BadRequest),
+        (b"\0", BadRequest),
+        (b"\x16\x03\x01", BadRequest),
+        (b"\r\n", BadRequest),
+        (b"\xff", BadRequest),
+        (b"GET /\n", BadRequest),
+        (b"GET / HTTP/1.1\r\nHost: a\n\n", BadRequest),
+        (b"NONSENSE\r\n", BadRequest),
+        (b"GET /\r\n", BadRequest),
+        (b"GET / HTTP/2.0\r\n", VersionNotSupported),
+        (b"x" * (DEFAULTS.target_size + 65), TargetTooLong),
+        (b"GET /" + b"x" * 2 * DEFAULTS.head_size, TargetTooLong),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * DEFAULTS.head_size, HeadTooLarge),
+    ],
+)
+def test_a_beginning_that_cannot_become_a_head(data, error):
+    with pytest.raises(error):
+        check_begun(data)
+
+
+SPOILED = st.lists(
+    st.tuples(
+        st.integers(0, 200),
+        st.integers(0, 3),
+        st.sampled_from(
+            [b"", b"\0", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"0", b"HTTP/", b"\xff", b",", b"x" * 40]
+        ),
+    ),
+    max_size=3,
+)
+
+
+@OFTEN
+@given(
+    st.sampled_from([b"GET", b"POST", b"OPTIONS", b"CONNECT", b"BREW", b"PRI"]),
+    st.sampled_from([b"/", b"*", b"/a?b", b"http://b/c", b"a:80"]),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"ICE/1.0"]),
+    fields,
+    SPOILED,
+    CUTS,
+)
+def test_whatever_a_head_is_one_error_comes_of_it_or_what_h11_reads(
+    method, target, version, raw, spoils, cuts
+):
+    raw = [f for f in raw if f[0].lower() != b"host"] + [(b"Host", b"a.example")]
+    lines = b"".join(b"%b: %b\r\n" % f for f in raw)
+    whole = bytearray(b"%b %b %b\r\n%b\r\n" % (method, target, version, lines))
+    for at, length, put in spoils:
+        at %= len(whole)
+        whole[at : at + length] = put
+    data = bytes(whole).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    try:
+        head = request_head(data)
+        out = prepare_request(head, Peer(b"9.9.9.9"), b"id")
+    except ProxyError as error:
+        assert 400 <= error.status <= 508
+        return
+    # What is served can be told so from its beginning, wherever that was cut.
+    for cut in cuts:
+        check_begun(data[: cut % len(data)])
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
+    server.receive_data(data)
+    try:
+        request = server.next_event()
+    except h11.RemoteProtocolError:
+        # It is stricter on what two blanks mean, which we write anew.
+        assert b"  " in data.partition(b"\r\n")[0]
+        return
+    assert (request.method, request.target) == (head.method, head.target)
+    assert list(request.headers) == [(name.lower(), value) for name, value in head.headers]
+    read_by_h11(request_bytes(attrs.evolve(out, body=NO_BODY, upgrade=b"", expects_continue=False)))
