@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +([^\x00-\x20\x7f]+) +(HTTP/1\.[01])\r\n")
-_OTHER_VERSION = re.compile(rb"[^ \r\n]+ +[^ \r\n]+ +HTTP/[0-9]\.[0-9]\r\n")
+_OTHER_VERSION = re.compile(rb"[^ \r\n]+ +[^ \r\n]+ +HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")

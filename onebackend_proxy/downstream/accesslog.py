@@ -114,19 +114,34 @@ def exchange_entry(
     )
 
 
+@functools.lru_cache(512)
+def _short_json(text: bytes) -> str:
+    return encode_basestring_ascii(text.decode("latin-1"))
+
+
 def _json(text: bytes) -> str:
+    # The same few hosts, clients and programs come again and again. Bounded in both directions.
+    if len(text) < 160:
+        return _short_json(text)
     return encode_basestring_ascii(text[:MAX_TEXT].decode("latin-1"))
+
+
+_service_json = functools.lru_cache(512)(encode_basestring_ascii)
 
 
 def json_line(entry: Entry) -> str:
     """One JSON object; the time is RFC 3339 in UTC, a byte outside ASCII stands as ``\\u00NN``."""
     reason = f', "reason": {encode_basestring_ascii(entry.reason)}' if entry.reason else ""
+    second = int(entry.time)
+    # Ids and targets are new each time, and checked or made here: quoted, but not remembered.
     quoted = encode_basestring_ascii
     return (
-        f'{{"time": "{_utc(int(entry.time))}.{int(entry.time % 1 * 1000):03d}Z", "id": {_json(entry.id)},'
+        f'{{"time": "{_utc(second)}.{int((entry.time - second) * 1000):03d}Z",'
+        f' "id": {quoted(entry.id.decode("latin-1"))},'
         f' "client": {_json(entry.client)}, "host": {_json(entry.host)}, "method": {_json(entry.method)},'
-        f' "target": {_json(entry.target)}, "protocol": {_json(entry.protocol)},'
-        f' "service": {quoted(entry.service)}, "upstream": {quoted(entry.upstream)},'
+        f' "target": {quoted(entry.target[:MAX_TEXT].decode("latin-1"))},'
+        f' "protocol": {_json(entry.protocol)},'
+        f' "service": {_service_json(entry.service)}, "upstream": {_service_json(entry.upstream)},'
         f' "status": {entry.status}, "bytesIn": {entry.bytes_in}, "bytesOut": {entry.bytes_out},'
         f' "milliseconds": {entry.seconds * 1000:.1f}, "userAgent": {_json(entry.user_agent)},'
         f' "referer": {_json(entry.referer)}{reason}}}'
@@ -204,14 +219,15 @@ class AccessLog:
         if not lines:
             return
         try:
-            self._file.write("".join(f"{line}\n" for line in lines).encode("ascii", "backslashreplace"))
+            lines.append("")
+            self._file.write("\n".join(lines).encode("ascii", "backslashreplace"))
             self._file.flush()
         except (OSError, ValueError) as error:
             if not self.dropped:
                 self._log.error(
                     "the access log cannot be written, lines are dropped: {error}", error=str(error)
                 )
-            self.dropped += len(lines)
+            self.dropped += len(lines) - 1
 
     def close(self) -> None:
         """Write what is waiting, and close the file."""

@@ -78,7 +78,6 @@ class FastChannel(Lingering, Protocol):
     _status = 0
     _sent = 0
     _reason = ""
-    _began = 0.0
     _head: RequestHead | None = None
     _empty_lines = 0
     _head_began = -1
@@ -174,8 +173,6 @@ class FastChannel(Lingering, Protocol):
         site = self.site
         self._head_began = -1
         self._empty_lines = 0
-        if site.on_request_end is not None:
-            self._began = site.reactor.seconds()
         proxied = self._proxied
         desk = proxied.desk
         try:
@@ -496,20 +493,27 @@ class FastChannel(Lingering, Protocol):
         head = self._head
         if self.site.on_request_end is None or head is None:
             return
-        told = {name.lower(): value for name, value in head.headers}
-        agent, referer = told.get(b"user-agent", b""), told.get(b"referer", b"")
+        agent = referer = host = b""
+        for name, value in head.headers:
+            # By length first: most fields are neither.
+            if len(name) == 10 and name.lower() == b"user-agent":
+                agent = value
+            elif len(name) == 7 and name.lower() == b"referer":
+                referer = value
+            elif exchange is None and name.lower() == b"host":
+                host = value
         # 499, as nginx has it: the client left before there was an answer.
         line = (head.method, head.target, head.version, self._status or 499)
         now = self.site.reactor.seconds()
         if isinstance(exchange, Tunnel):
             exchange = exchange.exchange
         if exchange is None:
-            client, host = self._peer.ip, told.get(b"host", b"")
+            # Refused as soon as it was read.
             entry = Entry(
-                now, now - self._began, b"", client, host, *line, 0, self._sent, agent, referer, reason=reason
+                now, 0.0, b"", self._peer.ip, host, *line, 0, self._sent, agent, referer, reason=reason
             )
         else:
             sent = exchange.bytes_out or self._sent
-            entry = exchange_entry(exchange, now, self._began, line, sent, agent, referer)
+            entry = exchange_entry(exchange, now, exchange.started, line, sent, agent, referer)
         self._sent = 0
         self.site.on_request_end(entry)

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from OpenSSL import SSL
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
@@ -41,6 +41,7 @@ _FAULTS = {
     SSL.X509VerificationCodes.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "is self-signed",
     SSL.X509VerificationCodes.ERR_SELF_SIGNED_CERT_IN_CHAIN: "is from an authority that is not trusted",
     SSL.X509VerificationCodes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: "is from an authority that is not known",
+    SSL.X509VerificationCodes.ERR_CERT_SIGNATURE_FAILURE: "is not signed by whom it says",
     SSL.X509VerificationCodes.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "is from an authority that is not known",
 }
 
@@ -174,8 +175,8 @@ class _Handshake(Protocol):
                 verify_certificate_hostname(certificate, host)
             else:
                 verify_certificate_ip_address(certificate, host)
-        except (VerificationError, ValueError):
-            # ValueError: a name with an underscore, say, which no certificate can have.
+        except (VerificationError, CertificateError, ValueError):
+            # It is another's; it is nobody's; or it cannot be read.
             return f"its certificate is not one for {host}"
         return ""
 
