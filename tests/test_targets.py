@@ -6,7 +6,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.testing import MemoryReactorClock
 
+from onebackend_proxy import reverse_proxy
 from onebackend_proxy.addresses import parse_target
 from onebackend_proxy.balancing import Balance, Ejection, EndpointState, Health, Timeouts, Upstream, pick
 from onebackend_proxy.errors import Unavailable, answer_for
@@ -160,3 +162,26 @@ def test_the_instances_of_a_service_share_its_weight(parts):
 def test_what_is_no_list_of_targets(targets, weights, message):
     with pytest.raises(ValueError, match=message):
         Targets(Registry().lookup).upstream_of("x.com", targets, weights)
+
+
+@pytest.mark.parametrize(
+    "named, message",
+    [
+        ({"balance": "fair"}, "'fair' is not a valid Balance"),
+        ({"weights": [1]}, "1 weights for 2"),
+        ({"weights": [1, 0]}, "whole number above 0"),
+    ],
+)
+def test_a_resource_takes_no_balance_or_weights_that_there_are_not(named, message):
+    with pytest.raises(ValueError, match=message):
+        reverse_proxy("http://a", "http://b", reactor=MemoryReactorClock(), **named)
+
+
+def test_a_resource_for_several_targets():
+    urls = ["http://10.0.0.1", "unix:/run/a.sock"]
+    resource = reverse_proxy(*urls, reactor=MemoryReactorClock(), balance="least_conn", weights=[2, 1])
+    upstream = resource._upstream()
+    assert [endpoint.address.url for endpoint in upstream.endpoints] == urls
+    assert (upstream.balance, upstream.weights) == (Balance.LEAST_CONN, (2, 1))
+    with pytest.raises(ValueError, match="names a service"):
+        reverse_proxy("service:a", reactor=MemoryReactorClock())

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.addresses import parse_instance_url
-from onebackend_proxy.balancing import EndpointState, Health, Timeouts
+from onebackend_proxy.balancing import Ejection, EndpointState, Health, Timeouts
 from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
 from onebackend_proxy.records import Instance
 from onebackend_proxy.registry import EmbeddedRegistry
@@ -53,7 +53,7 @@ class TestEmbeddedRegistry(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = MemoryStore()
         self.watched: list[EndpointState] = []
-        self.registry = EmbeddedRegistry(self.store, self.watched.append, Timeouts(1, 2, 3))
+        self.registry = EmbeddedRegistry(self.store, self.watched.append, Timeouts(1, 2, 3), Ejection(5))
 
     def register(self, *instances: Instance) -> None:
         for each in instances:
@@ -72,7 +72,11 @@ class TestEmbeddedRegistry(SynchronousTestCase):
         self.register(B, A)
         upstream = self.registry.lookup("svc")
         assert upstream is not None
-        assert (upstream.name, upstream.timeouts) == ("svc", Timeouts(1, 2, 3))
+        assert (upstream.name, upstream.timeouts, upstream.ejection) == (
+            "svc",
+            Timeouts(1, 2, 3),
+            Ejection(5),
+        )
         assert urls(self.registry) == ["http://a:8000", "http://b:8000/base"]
         assert self.successResultOf(self.store.instances()) == (A, B)
         assert [each.instance for each in self.registry.instances()] == [A, B]

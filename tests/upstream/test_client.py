@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
@@ -12,7 +13,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeoutError
 
 from onebackend_proxy.addresses import Address, parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Health, Upstream
-from onebackend_proxy.exchange import State
+from onebackend_proxy.exchange import Exchange, State
 from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.testing import RecordingDownstream
 from onebackend_proxy.upstream import Http1Client
@@ -296,7 +297,12 @@ class TestPlaces(ConnectionTests):
         assert self.places == 1
 
     def test_every_end_of_a_connection_frees_its_place(self) -> None:
-        ends = {
+
+        def expire(wire: Wire, _exchange: Exchange) -> None:
+            wire.receive(OK)
+            self.clock.pump([IDLE_ROUND, IDLE_ROUND, 1])
+
+        ends: dict[str, Callable[[Wire, Exchange], object]] = {
             "lost in use": lambda wire, exchange: wire.peer_closes(),
             "reset in use": lambda wire, exchange: wire.peer_closes(ConnectionLost()),
             "broke HTTP": lambda wire, exchange: wire.receive(b"nonsense\r\n\r\n"),
@@ -304,10 +310,7 @@ class TestPlaces(ConnectionTests):
             "cut": lambda wire, exchange: exchange.cut(),
             "lost idle": lambda wire, exchange: (wire.receive(OK), wire.peer_closes()),
             "spoke idle": lambda wire, exchange: (wire.receive(OK), wire.receive(b"x")),
-            "expired": lambda wire, exchange: (
-                wire.receive(OK),
-                self.clock.pump([IDLE_ROUND, IDLE_ROUND, 1]),
-            ),
+            "expired": expire,
         }
         for name, end in ends.items():
             exchange = self.begin(b"POST")

@@ -6,10 +6,11 @@ from typing import Any
 
 from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from onebackend_proxy.addresses import Address, parse_instance_url
-from onebackend_proxy.balancing import EndpointState, Health
+from onebackend_proxy.addresses import Address, parse_instance_url, parse_target
+from onebackend_proxy.balancing import Ejection, EndpointState, Health
 from onebackend_proxy.upstream import HealthChecks
 from onebackend_proxy.upstream.health import INTERVAL, MAX_AT_ONCE, SLOW, TIMEOUT
 
@@ -56,14 +57,13 @@ class TestHealthChecks(SynchronousTestCase):
         self.checks.look(self.endpoint)
         self.network.fail()
         assert self.endpoint.health is Health.UNREACHABLE
-        assert self.endpoint.failures == 1
+        assert self.endpoint.failures == 0
         assert self.endpoint.last_heartbeat is None
 
     def test_a_name_without_an_address(self) -> None:
         self.checks.look(self.endpoint)
         self.network.fail(DNSLookupError())
         assert self.endpoint.health is Health.ERROR
-        assert self.endpoint.failures == 1
 
     def test_silent(self) -> None:
         self.checks.look(self.endpoint)
@@ -91,6 +91,37 @@ class TestHealthChecks(SynchronousTestCase):
         self.checks.look(self.endpoint)
         self.network.accept()
         assert self.endpoint.health is Health.HEALTHY
+
+    def test_one_that_refused_requests_is_in_use_again_once_it_listens(self) -> None:
+        self.endpoint.refused(0.0, Ejection())
+        self.checks.look(self.endpoint)
+        self.network.fail()
+        assert self.endpoint.ejected_until == 1.0
+        self.checks.look(self.endpoint)
+        with capturedLogs() as logs:
+            self.network.accept()
+        assert (self.endpoint.health, self.endpoint.ejected_until, self.endpoint.failures) == (
+            Health.HEALTHY,
+            0.0,
+            0,
+        )
+        assert "is Healthy, was Unreachable" in str(formatEvent(logs[0]))
+
+    def test_one_that_failed_otherwise_is_not(self) -> None:
+        self.endpoint.health = Health.HEALTHY
+        for _ in range(3):
+            self.endpoint.failed(0.0, Ejection())
+        self.checks.look(self.endpoint)
+        self.network.accept()
+        assert (self.endpoint.ejected_until, self.endpoint.failures) == (1.0, 3)
+
+    def test_sockets_are_looked_at_each(self) -> None:
+        sockets = [EndpointState(parse_target(f"unix:/run/{name}.sock")) for name in "ab"]
+        for endpoint in sockets:
+            self.checks.look(endpoint)
+        assert [attempt.address.socket for attempt in self.network.attempts] == ["/run/a.sock", "/run/b.sock"]
+        self.network.accept()
+        assert [endpoint.health.value for endpoint in sockets] == ["Healthy", "Unknown"]
 
     def test_all_are_looked_at_now_and_every_15_seconds(self) -> None:
         self.checks.start()
