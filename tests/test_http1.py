@@ -794,9 +794,6 @@ def test_a_request_head():
     assert (head.method, head.target, head.version, head.flaw) == (b"GET", b"/a?b%20//c;d", b"HTTP/1.1", "")
     assert head.headers == [(b"Host", b"a"), (b"X", b""), (b"Y", b"b c"), (b"Y", b"d")]
     assert request_head(b"OPTIONS * HTTP/1.0\r\n\r\n").version == b"HTTP/1.0"
-    assert request_head(b"GET /\xff HTTP/1.1\r\n\r\n").target == b"/\xff", (
-        "the rules say what a target may hold"
-    )
 
 
 @pytest.mark.parametrize(
@@ -810,6 +807,7 @@ def test_a_request_head():
         (b"GET /a b HTTP/1.1", BadRequest),
         (b"GET /\x7f HTTP/1.1", BadRequest),
         (b"GET /\t HTTP/1.1", BadRequest),
+        (b"GET /\xff HTTP/1.1", BadRequest),
         (b"GET\t/ HTTP/1.1", BadRequest),
         (b" GET / HTTP/1.1", BadRequest),
         (b"G(T / HTTP/1.1", BadRequest),
