@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import h11
+import time
+
 import pytest
 
 from .raw_client import RawClient
@@ -225,18 +226,20 @@ def test_a_service_that_closes_after_each_answer_costs_no_failed_request(proxy, 
 
 
 def test_an_early_answer_reaches_a_client_that_still_sends(proxy, slug, backend):
-    """413 in the middle of an upload: the client must get to read it, though it sends on for a while."""
+    """413 in the middle of an upload: the client must get to read it, and is not listened to for ever."""
 
     def script(connection):
         connection.answer(b"too much", "413 Content Too Large", "Connection: close")
 
     backend(script)
     with RawClient(proxy.port) as client:
-        client.begin(b"/%s" % slug.encode(), b"POST", (b"Content-Length", b"50000000"))
+        client.begin(b"/%s" % slug.encode(), b"POST", (b"Content-Length", b"50000000000"))
         for _ in range(100):
             client.send(b"a" * 50_000)
         answer = client.answer()
         assert (answer.status, answer.body, answer.header(b"connection")) == (413, b"too much", b"close")
-        with pytest.raises((ConnectionError, h11.RemoteProtocolError, TimeoutError)):
-            while True:
-                client.send(b"a" * 50_000)
+        deadline = time.monotonic() + 10
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < deadline:
+                client.send(b"a" * 10_000)
+                time.sleep(0.01)
