@@ -237,7 +237,7 @@ class Exchange:
         if upstream.balance is Balance.COOKIE:
             cookie = affinity_cookie(upstream, endpoint, self.request)
             if cookie is not None:
-                head.headers.append(cookie)
+                head = head.with_field(cookie)
         if head.status == 101:
             self._begin_tunnel(head)
         else:

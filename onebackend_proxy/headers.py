@@ -24,7 +24,7 @@ from .errors import (
     UpstreamFailed,
 )
 from .limits import DEFAULTS, Limits
-from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead
+from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead, field_lines
 
 MAX_AUTHORITY = 261
 """Bytes of a Host: 255 of a name (RFC 1035, 2.3.4) and a port."""
@@ -185,22 +185,86 @@ def _own_fields(forwarded_for: bytes, scheme: bytes, real_ip: bytes) -> bytes:
 class OutgoingRequest:
     """A request made ready to go upstream.
 
-    `headers` are the client's fields that cross, `own` the lines of ours; Host and what frames the body
-    (`body`) are in neither. `upgrade` is the protocol that it asks to switch to, or b"". `keep_alive` says
-    whether the client's connection may outlive the request.
+    `headers` are the client's fields that cross, not to be changed in place, and `lines` the same as they go
+    out, with ours behind them; Host and what frames the body (`body`) are in neither. `upgrade` is the
+    protocol that it asks to switch to, or b"". `keep_alive` says whether the client's connection may outlive
+    the request.
     """
 
     method: bytes
     target: bytes
     host: bytes
     headers: Headers
-    own: bytes
+    lines: bytes
     body: int
     client_ip: bytes
     request_id: bytes
     expects_continue: bool
     keep_alive: bool
     upgrade: bytes
+
+
+@attrs.frozen(eq=False)
+class SortedFields:
+    """The field lines of a request by what they say, whatever the request: see `sort_fields`.
+
+    `kept` cross, `lines` are the same as they go out. `forwarded` and `forwarded_more` are believed of
+    trusted proxies only; `upgrade` is b"" unless it is asked for properly.
+    """
+
+    count: int
+    kept: Headers
+    lines: bytes
+    hosts: Sequence[bytes]
+    framing: Sequence[tuple[int, bytes]]
+    close: bool
+    keep_alive: bool
+    upgrade: bytes
+    expect: bytes
+    hops: int
+    forwarded: dict[int, bytes]
+    forwarded_more: Headers
+
+
+def sort_fields(headers: Headers) -> SortedFields:
+    """One pass over the fields of a request. What it finds wrong is told when a request is made of it."""
+    kept: Headers = []
+    more: Headers = []
+    hosts: list[bytes] = []
+    framing: list[tuple[int, bytes]] = []
+    said: dict[int, bytes] = {}
+    for field in headers:
+        rule = _request_rules[field[0]]
+        if rule == _KEEP:
+            kept.append(field)
+        elif rule == _HOST_FIELD:
+            hosts.append(field[1])
+        elif rule in (_LENGTH, _CODING):
+            framing.append((rule, field[1]))
+        elif rule == _XF_OTHER:
+            more.append(field)
+        elif rule != _DROP:
+            said[rule] = said[rule] + b", " + field[1] if rule in said else field[1]
+            if rule == _VIA_FIELD:
+                kept.append(field)
+    connection = _tokens(said.get(_CONNECTION, b""))
+    kept = _without_named(kept, connection)
+    if b"trailers" in _tokens(said.get(_TE, b"")):
+        kept += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+    return SortedFields(
+        len(headers),
+        kept,
+        field_lines(kept),
+        hosts,
+        framing,
+        b"close" in connection,
+        b"keep-alive" in connection,
+        said.get(_UPGRADE, b"") if b"upgrade" in connection else b"",
+        said.get(_EXPECT, b""),
+        said.get(_VIA_FIELD, b"").count(_VIA),
+        {rule: value.strip(b" ") for rule, value in said.items() if rule >= _FORWARDED},
+        more,
+    )
 
 
 def is_known_method(method: bytes) -> bool:
@@ -234,8 +298,9 @@ def prepare_request(
     request_id: bytes,
     trusted: Sequence[Network] = (),
     limits: Limits = DEFAULTS,
+    fields: SortedFields | None = None,
 ) -> OutgoingRequest:
-    """Check a request head and make what goes upstream of it.
+    """Check a request head and make what goes upstream of it; `fields` are its own, where they are sorted.
 
     Raises the `errors.ProxyError` with the status that answers it (RFC 9112, 3 and 6.3).
     """
@@ -244,85 +309,59 @@ def prepare_request(
         raise NotImplementedHere("the request method is not one of HTTP's")
     if method in _TUNNEL_METHODS:
         raise MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
-    if len(head.headers) > limits.head_fields:
+    if fields is None:
+        fields = sort_fields(head.headers)
+    if fields.count > limits.head_fields:
         raise HeadTooLarge(f"more than {limits.head_fields} header fields")
-    kept: Headers = []
-    hosts: list[bytes] = []
-    framing: list[tuple[int, bytes]] = []
-    said: dict[int, bytes] | None = None
-    forwarded: dict[int, bytes] | None = None
-    for field in head.headers:
-        rule = _request_rules[field[0]]
-        if rule == _KEEP:
-            kept.append(field)
-        elif rule == _HOST_FIELD:
-            hosts.append(field[1])
-        elif rule <= _DROP:
-            pass
-        elif rule <= _CODING:
-            framing.append((rule, field[1]))
-        elif rule < _FORWARDED:
-            said = said or {}
-            said[rule] = said[rule] + b"," + field[1] if rule in said else field[1]
-            if rule == _VIA_FIELD:
-                kept.append(field)
-        elif not peer.trusted:
-            pass
-        elif rule == _XF_OTHER:
-            kept.append(field)
-        else:
-            forwarded = forwarded or {}
-            joined = forwarded[rule] + b", " + field[1] if rule in forwarded else field[1]
-            forwarded[rule] = joined.strip(b" ")
-    host = the_host(hosts)
+    host = the_host(fields.hosts)
     target, authority = origin_form(method, head.target, limits.target_size)
     if authority:
         host = authority
     http11 = head.version == b"HTTP/1.1"
-    body = _request_framing(http11, framing, limits.body_limit) if framing else NO_BODY
-    keep_alive = http11
-    expects = False
-    upgrade = b""
-    if said is not None:
-        connection = _tokens(said.get(_CONNECTION, b""))
-        keep_alive = b"close" not in connection and (http11 or b"keep-alive" in connection)
-        if _UPGRADE in said:
-            upgrade = _asked_upgrade(method, http11, connection, said[_UPGRADE], body)
-        kept = _what_is_said(said, kept, connection)
-        expects = bool(said.get(_EXPECT)) and http11 and body not in (NO_BODY, 0)
+    body = _request_framing(http11, fields.framing, limits.body_limit) if fields.framing else NO_BODY
+    if fields.hops >= MAX_HOPS:
+        raise LoopDetected(f"this request came through here {fields.hops} times already")
+    expect = fields.expect
+    if expect and expect.lower() != b"100-continue":
+        raise ExpectationFailed("the only expectation served is 100-continue")
+    upgrade = fields.upgrade
+    if upgrade:
+        upgrade = _asked_upgrade(method, http11, upgrade, body)
     if head.flaw:
         raise BadRequest("the request is not valid HTTP/1.1", detail=head.flaw)
     client_ip = peer.ip
-    if forwarded is None:
-        own = b"%bX-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (peer.fields, host, request_id)
+    if peer.trusted:
+        kept, lines, client_ip, request_id = _believed(peer, fields, trusted, host, request_id)
     else:
-        own, client_ip, request_id = _believed(peer, forwarded, trusted, host, request_id)
+        kept = fields.kept
+        lines = b"%b%bX-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (
+            fields.lines,
+            peer.fields,
+            host,
+            request_id,
+        )
     return OutgoingRequest(
-        method, target, host, kept, own, body, client_ip, request_id, expects, keep_alive, upgrade
+        method,
+        target,
+        host,
+        kept,
+        lines,
+        body,
+        client_ip,
+        request_id,
+        bool(expect) and http11 and body not in (NO_BODY, 0),
+        not fields.close and (http11 or fields.keep_alive),
+        upgrade,
     )
 
 
-def _what_is_said(said: dict[int, bytes], kept: Headers, connection: Set[bytes]) -> Headers:
-    """Obey the fields that speak to a proxy; returns what is left of `kept`, with what we say instead."""
-    hops = said.get(_VIA_FIELD, b"").count(_VIA)
-    if hops >= MAX_HOPS:
-        raise LoopDetected(f"this request came through here {hops} times already")
-    if (said.get(_EXPECT) or b"100-continue").lower() != b"100-continue":
-        raise ExpectationFailed("the only expectation served is 100-continue")
-    kept = _without_named(kept, connection)
-    if b"trailers" in _tokens(said.get(_TE, b"")):
-        kept.append((b"TE", b"trailers"))
-        kept.append((b"Connection", b"TE"))
-    return kept
-
-
-def _asked_upgrade(method: bytes, http11: bool, connection: Set[bytes], protocol: bytes, body: int) -> bytes:
+def _asked_upgrade(method: bytes, http11: bool, protocol: bytes, body: int) -> bytes:
     """The protocol that a request may switch to, or b"": then it is served as if it had not asked.
 
     A server may always do the latter (RFC 9110, 7.8). With a body it is refused: where the body ends and the
     other protocol begins, no two parsers agree.
     """
-    if not http11 or b"upgrade" not in connection:
+    if not http11:
         return b""
     if body not in (NO_BODY, 0):
         raise BadRequest("an upgrade with a body")
@@ -388,19 +427,21 @@ def origin_form(method: bytes, target: bytes, limit: int = DEFAULTS.target_size)
 
 
 def _believed(
-    peer: Peer, forwarded: dict[int, bytes], trusted: Sequence[Network], host: bytes, request_id: bytes
-) -> tuple[bytes, bytes, bytes]:
-    """What a trusted proxy says of the client: our field lines, the client's address and the request's id."""
+    peer: Peer, fields: SortedFields, trusted: Sequence[Network], host: bytes, request_id: bytes
+) -> tuple[Headers, bytes, bytes, bytes]:
+    """By a trusted proxy's word: the fields and lines that cross, the client's address, the request's id."""
+    forwarded = fields.forwarded
     client_ip = forwarded_client(peer, forwarded.get(_XFF), forwarded.get(_REAL_IP, b""), trusted)
     said = forwarded.get(_ID, b"")
     if _REQUEST_ID.fullmatch(said):
         request_id = said
     chain = forwarded[_XFF] + b", " + peer.ip if forwarded.get(_XFF) else peer.ip
-    own = _own_fields(chain, forwarded.get(_XFP) or peer.scheme, client_ip)
-    own += b"X-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (forwarded.get(_XFH) or host, request_id)
+    kept = [*fields.kept, *fields.forwarded_more]
     if _FORWARDED in forwarded:
-        own += b"Forwarded: %b\r\n" % forwarded[_FORWARDED]
-    return own, client_ip, request_id
+        kept.append((b"Forwarded", forwarded[_FORWARDED]))
+    lines = field_lines(kept) + _own_fields(chain, forwarded.get(_XFP) or peer.scheme, client_ip)
+    lines += b"X-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (forwarded.get(_XFH) or host, request_id)
+    return kept, lines, client_ip, request_id
 
 
 def forwarded_client(
@@ -425,7 +466,7 @@ def forwarded_client(
     return client
 
 
-def _request_framing(http11: bool, framing: list[tuple[int, bytes]], limit: int) -> int:
+def _request_framing(http11: bool, framing: Sequence[tuple[int, bytes]], limit: int) -> int:
     """How a request's body is framed; anything that two parsers may read in two ways is refused."""
     if len(framing) > 1:
         kinds = {rule for rule, _value in framing}

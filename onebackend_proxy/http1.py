@@ -21,9 +21,18 @@ from .errors import (
     UpstreamFailed,
     VersionNotSupported,
 )
-from .headers import NOT_HTTP, OutgoingRequest, is_known_method, prepare_response
+from .headers import NOT_HTTP, OutgoingRequest, is_known_method, prepare_response, sort_fields
 from .limits import DEFAULTS, Limits
-from .messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Headers, RequestHead, ResponseHead, shown
+from .messages import (
+    CHUNKED,
+    NO_BODY,
+    UNTIL_CLOSE,
+    Headers,
+    RequestHead,
+    ResponseHead,
+    field_lines,
+    shown,
+)
 
 __all__ = [
     "ResponseReader",
@@ -41,11 +50,6 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
-_field = b": ".join
-
-
-def _fields(headers: Headers) -> bytes:
-    return b"\r\n".join(map(_field, headers)) + b"\r\n" if headers else b""
 
 
 def request_bytes(request: OutgoingRequest, path: bytes = b"") -> bytes:
@@ -61,13 +65,12 @@ def request_bytes(request: OutgoingRequest, path: bytes = b"") -> bytes:
         framing = b"Expect: 100-continue\r\n" + framing
     if request.upgrade:
         framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (request.upgrade, framing)
-    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b%b" % (
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b" % (
         request.method,
         path,
         request.target,
         request.host,
-        _fields(request.headers),
-        request.own,
+        request.lines,
         framing,
     )
 
@@ -82,8 +85,8 @@ def _status_line(status: int, reason: bytes) -> bytes:
     return line
 
 
-def response_bytes(head: ResponseHead, http10: bool, close: bool) -> tuple[bytes, bool]:
-    """The head of an answer to the client, and whether its body goes out in chunks.
+def response_bytes(head: ResponseHead, http10: bool, close: bool, more: bytes = b"") -> tuple[bytes, bool]:
+    """The head of an answer to the client with these lines more, and whether its body goes out in chunks.
 
     An HTTP/1.0 client cannot read chunks: to it a body of unknown length ends with the connection
     (RFC 9112, 6.1), and the caller must pass `close`.
@@ -95,13 +98,13 @@ def response_bytes(head: ResponseHead, http10: bool, close: bool) -> tuple[bytes
         tail = b"Connection: close\r\n" + tail
     elif http10:
         tail = b"Connection: keep-alive\r\n" + tail
-    return _status_line(head.status, head.reason) + _fields(head.headers) + tail, chunked
+    return b"%b%b%b%b" % (_status_line(head.status, head.reason), head.lines, more, tail), chunked
 
 
 def interim_bytes(head: ResponseHead) -> bytes:
     """A 1xx answer; a 101 says what it switches to (RFC 9110, 15.2.2)."""
     switch = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.status == 101 else b""
-    return b"%b%b%b\r\n" % (_status_line(head.status, head.reason), switch, _fields(head.headers))
+    return b"%b%b%b\r\n" % (_status_line(head.status, head.reason), switch, head.lines)
 
 
 def chunk(data: bytes) -> bytes:
@@ -111,7 +114,7 @@ def chunk(data: bytes) -> bytes:
 
 def last_chunk(trailers: Headers) -> bytes:
     """The last chunk and the trailer section."""
-    return b"0\r\n%b\r\n" % _fields(trailers) if trailers else b"0\r\n\r\n"
+    return b"0\r\n%b\r\n" % field_lines(trailers) if trailers else b"0\r\n\r\n"
 
 
 class _Fields:
@@ -140,18 +143,24 @@ class _CompleteFields(_Fields):
         self.complete = True
 
 
-def request_head(data: bytes, limits: Limits = DEFAULTS) -> RequestHead:
+def request_head(data: bytes, limits: Limits = DEFAULTS, before: RequestHead | None = None) -> RequestHead:
     """The head of a request, up to and with its empty line.
 
-    Raises the `errors.ProxyError` that answers it. Where all fields were read before the parser gave up, its
-    complaint is left in `RequestHead.flaw`: the rules in `headers` may have a better word for it, and must be
-    asked first.
+    `before` is the one before it on the same connection: clients say much the same each time, and field
+    lines that are the same to the byte are not read again. Raises the `errors.ProxyError` that answers it.
+    Where all fields were read before the parser gave up, its complaint is left in `RequestHead.flaw`: the
+    rules in `headers` may have a better word for it, and must be asked first.
     """
     match = _REQUEST_LINE.match(data)
     if match is None:
         raise _bad_request_line(data, limits)
     if len(data) > limits.head_size:
         raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
+    method, target, version = match.groups()
+    block = data[match.end() :]
+    # The parser's view of the lines may depend on these two.
+    if before is not None and block == before.block and method == before.method and version == before.version:
+        return RequestHead(method, target, before.headers, version, before.flaw, block, before.sorted)
     fields = _Fields()
     flaw = ""
     try:
@@ -161,9 +170,8 @@ def request_head(data: bytes, limits: Limits = DEFAULTS) -> RequestHead:
         pass
     except HttpParserError as error:
         flaw = str(error)
-        _check_complete(data, match[1], flaw)
-    method, target, version = match.groups()
-    return RequestHead(method, target, fields.lines, version, flaw)
+        _check_complete(data, method, flaw)
+    return RequestHead(method, target, fields.lines, version, flaw, block, sort_fields(fields.lines))
 
 
 def _check_complete(data: bytes, method: bytes, flaw: str) -> None:
@@ -241,6 +249,10 @@ class ResponseReader:
     _chunks: ChunkedBody
     _held = b""
     _interim = 0
+    # The head before, as it came, the method that it answered, and what was read in it.
+    _raw = b""
+    _raw_method = b""
+    _head: ResponseHead
 
     # What the subclass makes of it.
 
@@ -301,9 +313,15 @@ class ResponseReader:
             if end < 4:
                 self._hold_head(data)
                 return b""
-            if end > self.limits.answer_head_size:
-                raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
-            head = response_head(data[:end], self._method)
+            raw = data[:end]
+            if raw == self._raw and self._method == self._raw_method:
+                # A service that is asked the same says the same; its head has been read already.
+                head = self._head
+            else:
+                if end > self.limits.answer_head_size:
+                    raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
+                head = response_head(raw, self._method)
+                self._raw, self._raw_method, self._head = raw, self._method, head
             data = data[end:]
             if head.status >= 200:
                 self._begin(head)

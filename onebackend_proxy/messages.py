@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
+
+if TYPE_CHECKING:
+    from .headers import SortedFields
 
 Headers = list[tuple[bytes, bytes]]
 """Field lines in order: (name as received, value without surrounding white space)."""
@@ -16,6 +21,14 @@ UNTIL_CLOSE = -3
 """An answer that ends when its connection does (RFC 9112, 6.3)."""
 
 
+_field = b": ".join
+
+
+def field_lines(headers: Headers) -> bytes:
+    """Fields as they stand in a head, each line with its end."""
+    return b"\r\n".join(map(_field, headers)) + b"\r\n" if headers else b""
+
+
 def shown(data: bytes) -> str:
     """What a client sent, fit for the program's log: printable, anything else as ``\\xNN``."""
     return ascii(data)[2:-1]
@@ -26,6 +39,8 @@ class RequestHead:
     """A request as the client sent it; `target` is byte for byte.
 
     `flaw` is what a parser found wrong with it, once `headers` has found nothing that it has a status for.
+    `block` are the field lines as they came, and `sorted` what `headers.sort_fields` made of them, where
+    somebody has kept these.
     """
 
     method: bytes
@@ -33,6 +48,8 @@ class RequestHead:
     headers: Headers
     version: bytes = b"HTTP/1.1"
     flaw: str = ""
+    block: bytes = b""
+    sorted: SortedFields | None = None
 
 
 @attrs.define(eq=False)
@@ -40,8 +57,9 @@ class ResponseHead:
     """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed.
 
     `dated` says that it has a Date field; whoever sends it on adds one if not (RFC 9110, 6.6.1).
-    `keep_alive` says whether the connection it came on may carry another; `upgrade` is what a 101 switches
-    to.
+    `headers` is not to be changed in place: `lines` are the same as they go out, and a head that comes again
+    is the same object (see `with_field`). `keep_alive` says whether the connection it came on may carry
+    another; `upgrade` is what a 101 switches to.
     """
 
     status: int
@@ -51,3 +69,12 @@ class ResponseHead:
     dated: bool = False
     keep_alive: bool = True
     upgrade: bytes = b""
+    lines: bytes = attrs.field(init=False, repr=False)
+
+    @lines.default
+    def _lines(self) -> bytes:
+        return field_lines(self.headers)
+
+    def with_field(self, field: tuple[bytes, bytes]) -> ResponseHead:
+        """The same with one more field."""
+        return attrs.evolve(self, headers=[*self.headers, field])

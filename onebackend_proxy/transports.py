@@ -130,7 +130,7 @@ class _Immediate(Connection):
         if sent < len(data):
             super().write(data[sent:] if sent else data)
 
-    def doRead(self) -> ConnectionLost | ConnectionDone | None:
+    def doRead(self) -> ConnectionLost | ConnectionDone | None:  # type: ignore[override]
         """See `twisted.internet.interfaces.IReadDescriptor`."""
         try:
             data = self.socket.recv(self.bufferSize)

@@ -108,9 +108,8 @@ class ChannelDownstream(RequestDownstream):
         if http10 or not request.complete or channel.site.closing:
             # The rest of a body that nobody reads any more cannot be told from a next request.
             channel.persistent = False
-        if not head.dated:
-            head.headers.append((b"Date", channel.site.date()))
-        data, self._chunked = response_bytes(head, http10, not channel.persistent)
+        more = b"" if head.dated else channel.site.date_line()
+        data, self._chunked = response_bytes(head, http10, not channel.persistent, more)
         request.code = head.status
         request.startedWriting = 1
         self._out.append(data)

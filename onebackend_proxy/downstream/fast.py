@@ -176,10 +176,9 @@ class FastChannel(Lingering, Protocol):
         proxied = self._proxied
         desk = proxied.desk
         try:
-            head = request_head(data, site.limits)
-            self._head = head
+            head = self._head = request_head(data, site.limits, self._head)
             request = prepare_request(
-                head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits
+                head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits, head.sorted
             )
         except ProxyError as error:
             self._refuse_head(error, data)
@@ -295,10 +294,9 @@ class FastChannel(Lingering, Protocol):
         if self._next != _NOTHING or site.closing or (self._http10 and head.body < NO_BODY):
             # The rest of a body that nobody reads any more cannot be told from a next request.
             self._persistent = False
-        if not head.dated:
-            head.headers.append((b"Date", site.date()))
         self._status = head.status
-        data, self._chunked = response_bytes(head, self._http10, not self._persistent)
+        more = b"" if head.dated else site.date_line()
+        data, self._chunked = response_bytes(head, self._http10, not self._persistent, more)
         self._out.append(data)
         if self.full and self._exchange is not None:
             # Full already, with the answer before this one.

@@ -78,11 +78,11 @@ class ProxySite(Site):
         found: IResource = getChildForRequest(self.resource, request)
         return found
 
-    def date(self) -> bytes:
-        """The Date of an answer made now."""
+    def date_line(self) -> bytes:
+        """The Date field of an answer made now, as a line."""
         now = int(self.reactor.seconds())
         if self._date[0] != now:
-            self._date = (now, datetimeToString(now))
+            self._date = (now, b"Date: %b\r\n" % datetimeToString(now))
         return self._date[1]
 
     def log(self, request: PlainRequest) -> None:
