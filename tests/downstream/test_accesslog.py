@@ -190,15 +190,15 @@ def opened(tmp_path, format="json"):
 
 def test_lines_are_written_once_a_second(tmp_path):
     clock, log, path = opened(tmp_path)
-    log.request_ended(request(EXCHANGE))
+    log.write(ENTRY)
     clock.advance(FLUSH_SECONDS / 2)
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     assert path.read_bytes() == b""
     clock.advance(FLUSH_SECONDS / 2)
     lines = path.read_text().splitlines()
     assert [json.loads(line)["service"] for line in lines] == ["a-svc", ""]
     assert not clock.getDelayedCalls(), "a quiet log wakes nobody"
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     assert len(clock.getDelayedCalls()) == 1
     log.close()
     assert len(path.read_text().splitlines()) == 3
@@ -209,7 +209,7 @@ def test_many_lines_do_not_wait(tmp_path):
     clock, log, path = opened(tmp_path, "combined")
     written = 0
     while not written:
-        log.request_ended(request(uri=b"/" + b"x" * 1000))
+        log.write(attrs.evolve(ENTRY, target=b"/" + b"x" * 1000))
         written = path.stat().st_size
     assert FLUSH_BYTES <= written < FLUSH_BYTES + 2000
     assert not clock.getDelayedCalls()
@@ -220,7 +220,7 @@ def test_many_lines_do_not_wait(tmp_path):
 def test_a_file_is_appended_to(tmp_path):
     (tmp_path / "log").write_text("before\n")
     _, log, path = opened(tmp_path)
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     log.flush()
     log.flush()
     log.close()
@@ -231,7 +231,7 @@ def test_standard_output_is_the_real_one_and_stays_open(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "__stdout__", out)
     log = AccessLog(Clock(), "-", "json")
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     log.close()
     assert json.loads(out.buffer.getvalue())["target"] == "/a?b"
     assert not out.closed
@@ -256,15 +256,15 @@ def test_a_full_disk_drops_lines_says_so_once_and_stops_nothing(tmp_path):
     globalLogPublisher.addObserver(observer)
     try:
         for _ in range(3):
-            log.request_ended(request())
-            log.request_ended(request())
+            log.write(attrs.evolve(ENTRY, service=""))
+            log.write(attrs.evolve(ENTRY, service=""))
             clock.advance(FLUSH_SECONDS)
     finally:
         globalLogPublisher.removeObserver(observer)
     assert log.dropped == 6
     assert ["No space left on device" in str(event["error"]) for event in said] == [True]
     log._file = good
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     log.close()
     assert len(path.read_text().splitlines()) == 1, "what comes later is written again"
 
@@ -272,7 +272,7 @@ def test_a_full_disk_drops_lines_says_so_once_and_stops_nothing(tmp_path):
 def test_a_line_after_the_end_is_dropped(tmp_path):
     clock, log, path = opened(tmp_path)
     log.close()
-    log.request_ended(request())
+    log.write(attrs.evolve(ENTRY, service=""))
     clock.advance(FLUSH_SECONDS)
     assert log.dropped == 1
     assert path.read_bytes() == b""
