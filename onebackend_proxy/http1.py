@@ -193,10 +193,10 @@ def check_begun(data: bytes, limits: Limits = DEFAULTS) -> None:
     # A method, the version, and what stands between them.
     if line < 0 and len(data) > limits.target_size + 64:
         raise TargetTooLong(f"the request target is over {limits.target_size} bytes")
-    if len(data) > limits.head_size:
-        raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
     if line >= 0 and not _REQUEST_LINE.match(data):
         raise _bad_request_line(data, limits)
+    if len(data) > limits.head_size:
+        raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
     if _BARE_LF.search(data):
         raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
 

@@ -328,7 +328,7 @@ class FastChannel(Lingering, Protocol):
             self._log_end(exchange, self._reason)
             self._reason = ""
         self._status = 0
-        if self._next == _NOTHING and self._persistent:
+        if self._next == _NOTHING and self._persistent and not self.site.closing:
             self._next = _HEAD
             if self._stopped or self._request_held:
                 self._request_held = False
