@@ -224,7 +224,10 @@ class TestPlaces(ConnectionTests):
         wires[0].receive(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello")
         self.clock.advance(0)
         assert len(self.network.attempts) == 1
-        self.network.accept().receive(OK)
+        wire = self.network.accept()
+        # It waits for its answer now, no longer for a place.
+        self.clock.advance(5.0)
+        wire.receive(OK)
         assert first.body == b"hello"
 
     def test_a_queue_that_is_full(self) -> None:
@@ -296,13 +299,25 @@ class TestPlaces(ConnectionTests):
         assert waits.state is State.DONE and waits.status == 200
         assert self.places == 1
 
+    def test_an_attempt_has_one_place_whatever_it_makes(self) -> None:
+        # A name with two addresses may be connected to at both in the same turn.
+        self.sent()
+        self.begin()
+        [attempt] = self.network.attempts
+        beside = Wire(self.clock)
+        beside.attach(attempt.factory.buildProtocol(beside.getPeer()))
+        wire = self.network.accept()
+        beside.peer_closes()
+        wire.peer_closes()
+        assert self.places == 1
+
     def test_every_end_of_a_connection_frees_its_place(self) -> None:
 
         def expire(wire: Wire, _exchange: Exchange) -> None:
             wire.receive(OK)
             self.clock.pump([IDLE_ROUND, IDLE_ROUND, 1])
 
-        ends: dict[str, Callable[[Wire, Exchange], object]] = {
+        ends: dict[str, Callable[[Any, Any], object]] = {
             "lost in use": lambda wire, exchange: wire.peer_closes(),
             "reset in use": lambda wire, exchange: wire.peer_closes(ConnectionLost()),
             "broke HTTP": lambda wire, exchange: wire.receive(b"nonsense\r\n\r\n"),
