@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -202,26 +203,25 @@ def test_what_the_service_sees_of_the_request(service, slug):
 
 
 def test_a_refused_upgrade_reaches_the_client(service):
-    with pytest.raises(InvalidStatus) as caught:
-        opened(f"{service}/forbidden")
+    with pytest.raises(InvalidStatus) as caught, opened(f"{service}/forbidden"):
+        pass
     assert caught.value.response.status_code == 403
     assert caught.value.response.body == b"not you\n"
 
 
 def test_no_such_service_is_404(proxy):
-    with pytest.raises(InvalidStatus) as caught:
-        opened(f"ws://127.0.0.1:{proxy.port}/nobody-svc/echo")
+    with pytest.raises(InvalidStatus) as caught, opened(f"ws://127.0.0.1:{proxy.port}/nobody-svc/echo"):
+        pass
     assert caught.value.response.status_code == 404
 
 
 def test_many_at_once(service):
-    clients = [opened(f"{service}/echo") for _ in range(100)]
-    for number, client in enumerate(clients):
-        client.send(f"message {number}")
-    for number, client in reversed(list(enumerate(clients))):
-        assert client.recv(PATIENCE) == f"message {number}"
-    for client in clients:
-        client.close()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(opened(f"{service}/echo")) for _ in range(100)]
+        for number, client in enumerate(clients):
+            client.send(f"message {number}")
+        for number, client in reversed(list(enumerate(clients))):
+            assert client.recv(PATIENCE) == f"message {number}"
 
 
 def peak_during(proxy: ProxyProcess, seconds: float) -> int:
@@ -285,14 +285,14 @@ def test_a_client_that_dies_ends_the_services_connection(service, websocket_serv
         ended.set()
 
     monkeypatch.setitem(CONVERSATIONS, "mourns", wait_for_the_end)
-    client = opened(f"{service}/mourns")
-    assert client.recv(PATIENCE) == "ready"
-    if how == "reset":
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        client.socket.close()
-    else:
-        client.socket.shutdown(socket.SHUT_RDWR)
-    assert ended.wait(PATIENCE), "the service was not told"
+    with opened(f"{service}/mourns") as client:
+        assert client.recv(PATIENCE) == "ready"
+        if how == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.socket.close()
+        else:
+            client.socket.shutdown(socket.SHUT_RDWR)
+        assert ended.wait(PATIENCE), "the service was not told"
 
 
 def test_an_idle_tunnel_is_closed_and_a_busy_one_is_not(new_proxy, websocket_server):
@@ -310,15 +310,17 @@ def test_an_idle_tunnel_is_closed_and_a_busy_one_is_not(new_proxy, websocket_ser
     proxy.stop()
 
 
-def test_a_proxy_that_stops_ends_its_tunnels(new_proxy, websocket_server):
+def test_a_proxy_that_stops_gives_its_tunnels_time_unless_told_twice(new_proxy, websocket_server):
     proxy = new_proxy()
     Api(proxy.url).login().add_instance(url_of(websocket_server), "talk-svc")
     with opened(f"ws://127.0.0.1:{proxy.port}/talk-svc/echo") as client:
-        client.send("before")
-        assert client.recv(PATIENCE) == "before"
+        proxy.terminate()
+        wait_until(lambda: "Port" in proxy.log() and "Closed" in proxy.log(), "it stops listening")
+        client.send("still")
+        assert client.recv(PATIENCE) == "still"
         proxy.terminate()
         with pytest.raises(ConnectionClosed):
-            client.recv(30)
+            client.recv(PATIENCE)
     assert proxy.wait() == 0
     assert "Traceback" not in proxy.log()
 
