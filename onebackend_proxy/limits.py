@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from .balancing import Timeouts
+from .balancing import Ejection, Timeouts
 
 KIB = 1024
 SIZE, COUNT, SECONDS = "size", "count", "seconds"
@@ -59,6 +59,11 @@ class Limits:
     def timeouts(self) -> Timeouts:
         """Those that one exchange has, where its route says nothing else."""
         return Timeouts(self.connect_timeout, self.first_byte_timeout, self.idle_timeout, self.tunnel_timeout)
+
+    @property
+    def ejection(self) -> Ejection:
+        """When an instance is taken out of use."""
+        return Ejection(self.eject_after, self.eject_timeout)
 
 
 DEFAULTS = Limits()

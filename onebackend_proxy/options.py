@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import attrs
 from twisted.python import usage
 
+from .balancing import Balance
 from .errors import SettingError
 from .folder import DEFAULT_FOLDER, default_folder
 from .headers import Network
@@ -20,6 +21,7 @@ from .units import parse_count, parse_seconds, parse_size, shown_seconds, shown_
 
 DEFAULT_LISTEN = "tcp:11337:interface=127.0.0.1"
 FORMATS = ("json", "combined")
+_BALANCES = ", ".join(choice.value for choice in Balance)
 # 1Backend's variables for what a later version of this program brings.
 NOT_YET = (
     "OB_EDGE_PROXY",
@@ -38,6 +40,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = ()
     access_log: str = "-"
     access_log_format: str = "json"
+    balance: Balance = Balance.RANDOM
     open_registration: bool = False
     admin_password: str = attrs.field(default="", repr=False)
     ignored: tuple[str, ...] = ()
@@ -91,6 +94,13 @@ def _networks(text: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(word, strict=False) for word in words if word)
     except ValueError as error:
         raise ValueError(f"{error}: give CIDRs such as 10.0.0.0/8, separated by commas") from None
+
+
+def _balance(text: str) -> Balance:
+    try:
+        return Balance(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {_BALANCES}") from None
 
 
 def _format(text: str) -> str:
@@ -165,6 +175,12 @@ SETTINGS = (
         str,
     ),
     _Setting("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format),
+    _Setting(
+        "balance",
+        "OB_PROXY_BALANCE",
+        f"Which instance of a service is asked: {_BALANCES}. [default: random]",
+        _balance,
+    ),
     _Setting(
         "open-registration",
         "OB_PROXY_OPEN_REGISTRATION",

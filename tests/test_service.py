@@ -377,7 +377,7 @@ class TestMakeService(ServiceTests):
 
     def test_its_parts(self) -> None:
         made = makeService(self.options())
-        assert [type(child).__name__ for child in made] == ["ProxyService", "ListeningService", "_Signals"]
+        assert [type(child).__name__ for child in made] == ["ProxyService", "ListeningService", "_Process"]
 
     def test_a_folder_that_cannot_be_used_is_one_line(self) -> None:
         self.folder.write_text("a file")
@@ -404,7 +404,7 @@ class TestMakeService(ServiceTests):
         self.store.save_instance(instance("http://10.0.0.1:8000"))
         proxy, listening = self.started()
         self.upstream()
-        signals = service._Signals(proxy, listening, self.reactor)
+        signals = service._Process(proxy, listening, self.reactor)
         signals.startService()
         assert set_to == {}
         self.reactor.run()

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from ..addresses import parse_instance_url
-from ..balancing import Ejection, EndpointState, Timeouts, Upstream
+from ..balancing import Balance, Ejection, EndpointState, Timeouts, Upstream
 from ..interfaces import InstanceView, IRegistry, IStore
 from ..records import Instance
 
@@ -32,11 +32,13 @@ class EmbeddedRegistry:
         watch: Callable[[EndpointState], None] = _unwatched,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 (immutable, as the next)
         ejection: Ejection = Ejection(),  # noqa: B008
+        balance: Balance = Balance.RANDOM,
     ) -> None:
         self._store = store
         self.watch = watch
         self._timeouts = timeouts
         self._ejection = ejection
+        self._balance = balance
         # An address belongs to one instance (the store keeps URLs unique), so an id names an endpoint too.
         self._instances: dict[str, Instance] = {}
         self._endpoints: dict[str, EndpointState] = {}
@@ -82,7 +84,9 @@ class EmbeddedRegistry:
         """Build the service's upstream anew."""
         endpoints = tuple(self._endpoints[key] for key in sorted(self._by_slug.get(slug, ())))
         if endpoints:
-            self._upstreams[slug] = Upstream(slug, endpoints, self._timeouts, ejection=self._ejection)
+            self._upstreams[slug] = Upstream(
+                slug, endpoints, self._timeouts, balance=self._balance, ejection=self._ejection
+            )
         else:
             self._upstreams.pop(slug, None)
 
