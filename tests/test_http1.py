@@ -29,7 +29,7 @@ from onebackend_proxy.http1 import (
     response_bytes,
 )
 from onebackend_proxy.limits import DEFAULTS, Limits
-from onebackend_proxy.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
+from onebackend_proxy.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, field_lines
 
 from .properties import OFTEN, PROPERTY, fields, pieces, plain_fields
 
@@ -39,8 +39,9 @@ CUTS = st.lists(st.integers(0, 4000), max_size=8)
 
 def outgoing(method=b"GET", target=b"/", headers=(), body=NO_BODY, expects=False, upgrade=b""):
     """A request made ready, with one line of our own."""
+    lines = field_lines([*headers, (b"Via", b"x")])
     return OutgoingRequest(
-        method, target, b"a", [*headers], b"Via: x\r\n", body, b"9.9.9.9", b"id", expects, True, upgrade
+        method, target, b"a", [*headers], lines, body, b"9.9.9.9", b"id", expects, True, upgrade
     )
 
 
@@ -156,9 +157,8 @@ def test_two_other_parsers_read_what_we_meant(raw, method, target, body, trailer
     framing = {CHUNKED: [(b"transfer-encoding", b"chunked")], NO_BODY: []}.get(
         out.body, [(b"content-length", b"%d" % len(sent))]
     )
-    own = [line.partition(b": ")[::2] for line in out.own.split(b"\r\n")[:-1]]
-    lines = [(b"Host", out.host), *out.headers, *own]
-    headers = [(name.lower(), value) for name, value in lines]
+    lines = [line.partition(b": ")[::2] for line in out.lines.split(b"\r\n")[:-1]]
+    headers = [(name.lower(), value) for name, value in [(b"Host", out.host), *lines]]
     headers += [(b"expect", b"100-continue")] * out.expects_continue + framing
     lower = [(name.lower(), value) for name, value in trailers] if out.body == CHUNKED else []
     assert read_by_h11(data) == (method, target, headers, sent, lower)
