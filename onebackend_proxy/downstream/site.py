@@ -57,7 +57,7 @@ class ProxySite(Site):
         self._tick_call: IDelayedCall | None = None
         self.closing = False
         self._drained: Deferred[None] | None = None
-        self._date = (0, b"")
+        self._date = (-1, b"")
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """The channel of a new connection, on the plane that it begins on."""
