@@ -9,7 +9,7 @@ import click
 import pytest
 
 from onebackend_proxy import __all__ as public_names
-from onebackend_proxy import exchange, headers, http1
+from onebackend_proxy import exchange, headers
 from onebackend_proxy.cli.main import cli
 from onebackend_proxy.downstream import channel, request
 from onebackend_proxy.limits import DEFAULTS
@@ -71,38 +71,24 @@ def test_every_command_is_documented(name):
 
 KIB = 1024
 LIMITS = {
-    "head": (DEFAULTS.head_size, 32 * KIB, "32 KiB"),
-    "header fields": (DEFAULTS.head_fields, 128, "128"),
-    "a header field's name": (channel.MAX_NAME, 256, "256 bytes"),
-    "request target": (DEFAULTS.target_size, 16 * KIB, "16 KiB"),
+    "a field's name, below ``twisted.web``": (channel.MAX_NAME, 256, "256 bytes"),
     "bytes behind the request under way": (channel.MAX_WAITING, 16 * KIB, "16 KiB"),
-    "time for a head, from its first byte": (DEFAULTS.head_timeout, 30, "30 s"),
-    "a body without a byte": (DEFAULTS.idle_timeout, 60, "60 s"),
-    "an idle connection": (DEFAULTS.keepalive_timeout, 75, "75 s"),
-    "a client that takes nothing of its answer": (DEFAULTS.idle_timeout, 60, "60 s"),
+    "empty lines before a request": (fast.MAX_EMPTY_LINES, 4, "4"),
+    "digits of a length": (headers.MAX_LENGTH_DIGITS, 18, "18"),
     "times through this proxy": (headers.MAX_HOPS, 5, "5"),
     "a body of the built-in services": (request.MAX_BUFFERED, KIB * KIB, "1 MiB"),
-    "connecting to one": (DEFAULTS.connect_timeout, 5, "5 s"),
     "failing connects of one request, together": (exchange.MAX_CONNECTING, 15, "15 s"),
-    "the first byte of its answer": (DEFAULTS.first_byte_timeout, 60, "60 s"),
-    "taking nothing of a request's body": (DEFAULTS.idle_timeout, 60, "60 s"),
-    "an answer that stops": (DEFAULTS.idle_timeout, 60, "60 s"),
-    "informational answers to one request": (DEFAULTS.interim_answers, 16, "16"),
-    "head, chunk extensions or trailers, in a row": (http1.MAX_QUIET, 64 * KIB, "64 KiB"),
     "of a request's body, to connect or to repeat": (exchange.MAX_HELD, 64 * KIB, "64 KiB"),
-    "idle connections to one instance": (
-        (DEFAULTS.upstream_keepalive, DEFAULTS.upstream_keepalive_timeout),
-        (64, 30),
-        "64, for 30 to 60 s",
-    ),
-    "an expected ``100 Continue`` that does not come": (exchange.CONTINUE_AFTER, 1, "1 s, then sent by us"),
+    "a ``100 Continue`` that the service does not send": (exchange.CONTINUE_AFTER, 1, "1 s"),
+    "an answer that its client does not take, at close": (lingering.LINGER_AT_MOST, 60, "60 s"),
+    "read and dropped behind an early answer": (lingering.LINGER, 2, "2 s"),
 }
 """By the words of the page: the limit in the code, what the page says in numbers, and how it says it."""
 
 
 def test_the_limits_are_those_of_the_code():
     text = (TOP / "docs" / "supported-http.rst").read_text().partition("\nLimits\n")[2]
-    rows = [re.split("  +", line) for line in text.splitlines() if re.match(r"[a-z].*\d", line)]
+    rows = [re.split("  +", line) for line in text.splitlines() if re.match(r"[a-z].*  +[0-9]", line)]
     assert {row[0]: row[1] for row in rows} == {name: said for name, (_, _, said) in LIMITS.items()}
     assert [name for name, (limit, documented, _) in LIMITS.items() if limit != documented] == []
 

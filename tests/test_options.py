@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onebackend_proxy.balancing import Balance
 from onebackend_proxy.errors import SettingError
 from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.options import (
@@ -62,6 +63,7 @@ VARIABLES = {
     "OB_PROXY_TRUSTED_PROXIES": "10.0.0.1/8, ::1",
     "OB_PROXY_ACCESS_LOG": "/log",
     "OB_PROXY_ACCESS_LOG_FORMAT": "combined",
+    "OB_PROXY_BALANCE": "ip_hash",
     "OB_PROXY_OPEN_REGISTRATION": "TRUE",
     "OB_PROXY_WORKERS": "1",
     "OB_PROXY_HEAD_SIZE": "8KiB",
@@ -77,6 +79,7 @@ def test_variables():
         trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")),
         access_log="/log",
         access_log_format="combined",
+        balance=Balance.IP_HASH,
         open_registration=True,
         admin_password="word",
         limits=Limits(head_size=8192),
@@ -91,6 +94,7 @@ def test_an_option_wins_over_its_variable():
         "trusted-proxies": "127.0.0.1",
         "access-log": "-",
         "access-log-format": "json",
+        "balance": "round_robin",
         "open-registration": 1,
         "workers": "1",
         "head-size": "9000",
@@ -102,6 +106,7 @@ def test_an_option_wins_over_its_variable():
     assert settings.encryption_key == "other"
     assert settings.trusted_proxies == (ipaddress.ip_network("127.0.0.1"),)
     assert (settings.access_log, settings.access_log_format) == ("-", "json")
+    assert settings.balance is Balance.ROUND_ROBIN
     assert settings.open_registration
     assert settings.limits == Limits(head_size=9000, head_timeout=0.5)
 
@@ -121,6 +126,7 @@ def test_an_empty_variable_is_none():
         ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "10.0.0.1,localhost", "give CIDRs such as"),
         ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "\u0661.0.0.0", "give CIDRs such as"),
         ("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "JSON", "'JSON' is neither json nor combined"),
+        ("balance", "OB_PROXY_BALANCE", "fair", "'fair' is none of random, round_robin"),
         ("head-size", "OB_PROXY_HEAD_SIZE", "big", "'big' is not a size such as 32KiB"),
         ("head-timeout", "OB_PROXY_HEAD_TIMEOUT", "0", "must be more than 0"),
         ("workers", "OB_PROXY_WORKERS", "2", "serves with 1 process"),
