@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from twisted.web.resource import IResource
 
 from onebackend_proxy import ServiceResource
 from onebackend_proxy.addresses import parse_instance_url
+from onebackend_proxy.balancing import Timeouts
 from onebackend_proxy.downstream.resources import Desk
 from onebackend_proxy.exchange import MAX_HELD, Exchanges
 from onebackend_proxy.records import Instance
@@ -79,7 +80,7 @@ class Plane:
     resource: ServiceResource
     factory: Any = None
 
-    def connect(self, peer: str = "192.0.2.7") -> Client:
+    def connect(self, peer: str | IAddress = "192.0.2.7") -> Client:
         """A new client of this plane."""
         wire = Wire(self.clock, peer)
         wire.attach(self.factory.buildProtocol(wire.getPeer()))
@@ -99,13 +100,19 @@ def new_plane(make_factory: Callable[[IResource, Clock], IProtocolFactory], urls
 
 
 ONE = ("http://10.0.0.1:8000",)
+UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
 TWO = ("http://10.0.0.1:8000", "http://10.0.0.2:8000")
 
 
 class PlaneBehaviour(SynchronousTestCase):
-    """The contract; `streams` says that request bodies are relayed as they come, trailers included."""
+    """The contract; `streams` says that request bodies are relayed as they come, trailers included.
+
+    `upgrades` says that a request may switch to another protocol: elsewhere it is served as if it had not
+    asked.
+    """
 
     streams: ClassVar[bool] = True
+    upgrades: ClassVar[bool] = False
 
     def make_plane(self, urls: Sequence[str] = ONE) -> Plane:
         """A plane that serves these URLs as the service ``svc``."""
@@ -205,12 +212,6 @@ class PlaneBehaviour(SynchronousTestCase):
             answer = self.make_plane().connect().ask(line).answer()
             self.assert_refused(answer, 405)
             assert answer.field(b"Allow")
-
-    def test_a_connection_upgrade_is_not_passed_on(self) -> None:
-        _plane, _client, service = self.begin(
-            b"GET /svc/x HTTP/1.1", b"Connection: Upgrade", b"Upgrade: websocket"
-        )
-        assert service.field(b"Upgrade") == service.field(b"Connection") == []
 
     # Request bodies.
 
@@ -531,6 +532,180 @@ class PlaneBehaviour(SynchronousTestCase):
         service.send_body(b"two")
         service.finish()
         assert [answer.body for answer in client.answers()] == [b"one", b"two"]
+
+    # Upgrades.
+
+    def tunnel(self) -> tuple[Plane, Client, ScriptedConnection]:
+        """A plane, a client that has asked for a WebSocket, and the service that has switched to it."""
+        if not self.upgrades:
+            raise SkipTest("this plane has no tunnels")
+        plane, client, service = self.begin(b"GET /svc/x HTTP/1.1", *UPGRADE)
+        service.switch_protocols()
+        answer = client.answer()
+        assert (answer.status, answer.reason) == (101, b"Switching Protocols")
+        assert answer.field(b"Upgrade") == [b"websocket"]
+        assert answer.field(b"Connection") == [b"Upgrade"]
+        return plane, client, service
+
+    def test_an_upgrade_is_asked_for_where_it_can_be_had(self) -> None:
+        _plane, _client, service = self.begin(b"GET /svc/x HTTP/1.1", *UPGRADE, b"Sec-WebSocket-Key: k")
+        assert service.field(b"Upgrade") == [b"websocket"] * self.upgrades
+        assert service.field(b"Connection") == [b"Upgrade"] * self.upgrades
+        assert service.field(b"Sec-WebSocket-Key") == [b"k"]
+
+    def test_an_upgrade_of_another_kind_is_a_request_as_any(self) -> None:
+        for line, fields in (
+            (b"POST /svc/x HTTP/1.1", (*UPGRADE, b"Content-Length: 0")),
+            (b"GET /svc/x HTTP/1.0", UPGRADE),
+            (b"GET /svc/x HTTP/1.1", (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")),
+            (b"GET /svc/x HTTP/1.1", (b"Connection: Upgrade", b"Upgrade: TLS/1.2")),
+            (b"GET /svc/x HTTP/1.1", (b"Connection: Upgrade", b"Upgrade: a, b")),
+            (b"GET /svc/x HTTP/1.1", (b"Upgrade: websocket",)),
+        ):
+            with self.subTest((line, fields)):
+                _plane, client, service = self.begin(line, *fields)
+                assert service.field(b"Upgrade") == service.field(b"Connection") == []
+                service.answer(b"plain")
+                assert client.answer().body == b"plain"
+
+    def test_an_upgrade_with_a_body_is_400(self) -> None:
+        for framing, body in ((b"Content-Length: 2", b"hi"), (b"Transfer-Encoding: chunked", b"0\r\n\r\n")):
+            plane = self.make_plane()
+            client = plane.connect().ask(b"GET /svc/x HTTP/1.1", *UPGRADE, framing, body=body)
+            self.assert_refused(client.answer(), 400, "upgrade")
+            assert plane.upstream.connecting == []
+            if self.streams:
+                assert client.wire.closed
+
+    def test_an_upgrade_that_is_declined_is_an_answer_as_any(self) -> None:
+        plane, client, service = self.begin(b"GET /svc/x HTTP/1.1", *UPGRADE)
+        service.answer(b"too old", 426, (b"Upgrade", b"websocket"))
+        assert (answer := client.answer()).status == 426 and answer.body == b"too old"
+        client.ask()
+        plane.upstream.accept().answer(b"next")
+        assert client.answer().body == b"next"
+        self.assert_quiet(plane)
+
+    def test_a_tunnel_carries_bytes_both_ways_as_they_are(self) -> None:
+        plane, client, service = self.tunnel()
+        client.send(b"GET / HTTP/1.1\r\n\r\n\0")
+        client.send(b"\xff")
+        assert service.body == b"GET / HTTP/1.1\r\n\r\n\0\xff"
+        service.send_body(b"HTTP/1.1 200 OK\r\n\r\n")
+        service.send_body(b"\0")
+        assert client.wire.take() == b"HTTP/1.1 200 OK\r\n\r\n\0"
+        client.leaves()
+        assert service.closed and not service.aborted
+        self.assert_quiet(plane)
+
+    def test_what_the_client_sends_early_goes_through_the_tunnel(self) -> None:
+        if not self.upgrades:
+            raise SkipTest("this plane has no tunnels")
+        plane = self.make_plane()
+        client = plane.connect().ask(b"GET /svc/x HTTP/1.1", *UPGRADE, body=b"early ")
+        client.send(b"bird")
+        service = plane.upstream.accept()
+        assert (service.body, service.trailers) == (b"", [])
+        service.switch_protocols()
+        assert service.body == b"early bird"
+
+    def test_what_the_client_sends_early_is_no_tunnel_if_the_service_declines(self) -> None:
+        plane, client, service = self.begin(b"GET /svc/x HTTP/1.1", *UPGRADE, body=b"early ")
+        service.answer(b"no", 400)
+        first, *refused = client.answers()
+        assert (first.status, first.body) == (400, b"no")
+        # They are no request either.
+        assert all(answer.status == 400 for answer in refused)
+        assert plane.upstream.connecting == []
+
+    def test_reading_stops_while_early_bytes_pile_up(self) -> None:
+        if not self.upgrades:
+            raise SkipTest("this plane has no tunnels")
+        _plane, client, service = self.begin(b"GET /svc/x HTTP/1.1", *UPGRADE)
+        sent = 0
+        while not client.wire.paused:
+            client.send(b"x" * 4096)
+            sent += 4096
+            assert sent < 100_000
+        service.switch_protocols()
+        client.clock.advance(0)
+        assert len(service.body) == sent
+        assert not client.wire.paused
+
+    def test_a_service_that_does_not_keep_up_holds_the_tunnel(self) -> None:
+        _plane, client, service = self.tunnel()
+        service.fill()
+        assert client.wire.paused
+        client.send(b"later")
+        assert service.body == b""
+        service.drain()
+        client.send(b"")
+        assert service.body == b"later"
+
+    def test_a_client_that_does_not_keep_up_holds_the_tunnel(self) -> None:
+        _plane, client, service = self.tunnel()
+        client.wire.fill()
+        assert service.paused
+        assert not client.wire.paused, "what it says is heard all the same"
+        client.send(b"still here")
+        assert service.body == b"still here"
+        client.wire.drain()
+        assert not service.paused
+
+    def test_the_client_ends_its_half_of_a_tunnel(self) -> None:
+        plane, client, service = self.tunnel()
+        client.send(b"bye")
+        client.wire.peer_ends()
+        assert (service.body, service.trailers) == (b"bye", [])
+        assert not client.wire.closed
+        service.send_body(b"last words")
+        service.finish()
+        client.clock.advance(0)
+        assert client.wire.take() == b"last words"
+        assert client.wire.disconnecting and not client.wire.aborted
+        assert service.closed and not service.aborted
+        self.assert_quiet(plane)
+
+    def test_the_service_ends_its_half_of_a_tunnel(self) -> None:
+        plane, client, service = self.tunnel()
+        service.send_body(b"bye")
+        service.finish()
+        assert client.wire.take() == b"bye"
+        assert client.wire.write_closed and not client.wire.disconnecting
+        client.send(b"last words")
+        assert service.body == b"last words"
+        assert not service.closed
+        client.wire.peer_ends()
+        client.clock.advance(0)
+        assert client.wire.disconnecting and not client.wire.aborted
+        assert service.closed and not service.aborted
+        self.assert_quiet(plane)
+
+    def test_a_tunnel_whose_service_breaks_resets_the_client(self) -> None:
+        plane, client, service = self.tunnel()
+        service.lose()
+        assert client.wire.aborted
+        self.assert_quiet(plane)
+
+    def test_a_tunnel_through_which_nothing_moves_is_cut(self) -> None:
+        plane, client, service = self.tunnel()
+        idle = int(Timeouts().tunnel)
+        plane.clock.pump([1.0] * (idle - 2))
+        client.send(b"x")
+        plane.clock.pump([1.0] * (idle - 2))
+        service.send_body(b"y")
+        plane.clock.pump([1.0] * (idle - 2))
+        assert not client.wire.closed and not service.aborted
+        plane.clock.pump([1.0] * 5)
+        assert client.wire.aborted and service.aborted
+        self.assert_quiet(plane)
+
+    def test_a_cut_tunnel_is_a_reset(self) -> None:
+        plane, client, service = self.tunnel()
+        assert plane.exchanges.cut() == 1
+        client.clock.advance(0)
+        assert client.wire.aborted and service.aborted
+        self.assert_quiet(plane)
 
     # What goes wrong at the service.
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -24,8 +24,9 @@ class Wire(StringTransport):
     `fill` and `drain` are what a slow peer does; `disconnecting` means closed in order, `aborted` reset.
     """
 
-    def __init__(self, clock: Clock, peer: str = "192.0.2.7") -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", peer, 54321), lenient=True)
+    def __init__(self, clock: Clock, peer: str | IAddress = "192.0.2.7") -> None:
+        address = IPv4Address("TCP", peer, 54321) if isinstance(peer, str) else peer
+        super().__init__(peerAddress=address, lenient=True)
         self.clock = clock
         self.protocol: Any = None
         self.aborted = False
@@ -111,6 +112,13 @@ class Wire(StringTransport):
     def peer_closes(self, error: Exception | None = None) -> None:
         """The peer closes, in order unless there is an error."""
         self._lost(error or ConnectionDone())
+
+    def peer_ends(self) -> None:
+        """The peer sends nothing more, and reads on: who knows no half of a connection closes it."""
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            self.protocol.readConnectionLost()
+        else:
+            self.peer_closes()
 
     def fill(self) -> None:
         """What was written is more than the peer takes."""
