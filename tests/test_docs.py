@@ -11,8 +11,7 @@ import pytest
 from onebackend_proxy import __all__ as public_names
 from onebackend_proxy import exchange, headers
 from onebackend_proxy.cli.main import cli
-from onebackend_proxy.downstream import channel, request
-from onebackend_proxy.limits import DEFAULTS
+from onebackend_proxy.downstream import channel, fast, lingering, request
 from onebackend_proxy.options import DEFAULT_LISTEN, SETTINGS
 from onebackend_proxy.options import LIMITS as LIMIT_SETTINGS
 

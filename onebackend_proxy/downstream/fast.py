@@ -27,6 +27,7 @@ from ..transports import make_immediate
 from ..tunnel import Tunnel
 from .accesslog import Entry, exchange_entry
 from .answers import refusal, report_refusal
+from .channel import MAX_WAITING
 from .lingering import Lingering
 from .peers import peer_of
 from .resources import Desk
@@ -123,10 +124,9 @@ class FastChannel(Lingering, Protocol):
 
     def _held_enough(self) -> bool:
         """Whether no more is to be read before the request under way is answered."""
-        limits = self.site.limits
         held = self._held
         return self._next == _NOTHING and (
-            len(held) > limits.target_size or held.count(b"\r\n\r\n") >= limits.pipelined
+            len(held) > MAX_WAITING or held.count(b"\r\n\r\n") >= self.site.limits.pipelined
         )
 
     def _read_heads(self, data: bytes) -> None:
