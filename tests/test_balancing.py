@@ -14,6 +14,9 @@ from onebackend_proxy import balancing
 from onebackend_proxy.addresses import Address
 from onebackend_proxy.balancing import Balance, Ejection, EndpointState, Health, Timeouts, Upstream
 
+from onebackend_proxy.headers import Peer, prepare_request
+from onebackend_proxy.messages import RequestHead
+
 from .properties import OFTEN, PROPERTY
 
 # A test that takes None for an answer fails by itself.
@@ -208,6 +211,16 @@ def test_the_cookie_keeps_a_client():
         assert affinity_cookie(to, endpoint, back) is None
         assert affinity_cookie(to, to.endpoints[to.endpoints.index(endpoint) - 1], back) is not None
         assert pick(to, back, [endpoint], draw, 0.0) is not endpoint
+
+
+def test_the_cookie_and_the_client_of_a_real_request():
+    to = healthy(3, Balance.COOKIE)
+    cookie = affinity_cookie(to, to.endpoints[2], request())[1].partition(b";")[0]
+    head = RequestHead(b"GET", b"/x", [(b"Host", b"a"), (b"Cookie", b"a=b"), (b"Cookie", cookie)])
+    real = prepare_request(head, Peer(b"10.0.0.1"), b"id-1")
+    assert pick(to, real, [], zero, 0.0) is to.endpoints[2]
+    by_client = Upstream("b", to.endpoints, balance=Balance.IP_HASH)
+    assert pick(by_client, real, [], zero, 0.0) is pick(by_client, request(b"10.0.0.1"), [], zero, 0.0)
 
 
 def test_a_cookie_outlives_a_slow_endpoint_but_no_dead_one():
