@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from onebackend_proxy import balancing
 from onebackend_proxy.addresses import Address
 from onebackend_proxy.balancing import Balance, Ejection, EndpointState, Health, Timeouts, Upstream
-
 from onebackend_proxy.headers import Peer, prepare_request
 from onebackend_proxy.messages import RequestHead
 
