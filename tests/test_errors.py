@@ -13,6 +13,7 @@ from .properties import PROPERTY
 
 STATUSES = {
     "LoopDetected": 508,
+    "VersionNotSupported": 505,
     "BadRequest": 400,
     "Unauthenticated": 401,
     "NotPermitted": 403,

@@ -1,16 +1,24 @@
-"""Sending at once: what the socket takes leaves now, the rest waits as ever, and TLS is left alone."""
+"""Transports that cost little: sent at once what the socket takes, read in one go, and TLS left alone."""
 
 from __future__ import annotations
 
 import socket
+import struct
+from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.protocol import Protocol
+import attrs
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Client, Server
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
-from onebackend_proxy.transports import send_at_once
+from onebackend_proxy.transports import MAX_AT_ONCE, make_immediate
 
 from .wire import Producer
 
@@ -48,7 +56,7 @@ class TestSendAtOnce(SynchronousTestCase):
             self.addCleanup(end.close)
         self.transport: Any = Server(ours, Protocol(), ("", 0), cast(Any, None), 0, cast(Any, self.reactor))
         self.socket = ours
-        send_at_once(self.transport)
+        make_immediate(self.transport)
 
     def received(self) -> bytes:
         """What has left so far."""
@@ -123,13 +131,204 @@ class TestSendAtOnce(SynchronousTestCase):
 
     def test_other_transports_are_left_alone(self) -> None:
         other = StringTransport()
-        send_at_once(other)
+        make_immediate(other)
         assert type(other) is StringTransport
         kind = type(self.transport)
-        send_at_once(self.transport)
+        make_immediate(self.transport)
         assert type(self.transport) is kind
 
     def test_clients_as_well(self) -> None:
-        client = Client.__new__(Client)
-        send_at_once(client)
+        client: Any = Client.__new__(Client)
+        client.reactor = self.reactor
+        make_immediate(client)
         assert type(client).write is type(self.transport).write
+
+
+class Listener(Protocol):
+    """Keeps what came, and says what becomes of the connection; `on_data` is what a test makes of it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.lost: Failure | None = None
+        self.half = False
+        self.on_data: Callable[[], None] = lambda: None
+
+    def connectionMade(self) -> None:
+        make_immediate(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        self.on_data()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        assert self.lost is None, "told twice"
+        self.lost = reason
+
+    def readConnectionLost(self) -> None:
+        self.half = True
+
+    def writeConnectionLost(self) -> None:
+        """Not looked at here."""
+
+
+@attrs.define
+class Pair:
+    """A connection of ours, and the plain socket at its other end."""
+
+    peer: socket.socket
+    transport: Any
+    protocol: Listener
+
+
+class TestReadInOneGo(SynchronousTestCase):
+    """Connections on a reactor of their own, which turns when a test says so."""
+
+    def setUp(self) -> None:
+        self.reactor = EPollReactor()
+        # As a reactor that runs: what is lost is told.
+        self.addCleanup(self.end)
+        self.pairs: list[Pair] = []
+
+    def end(self) -> None:
+        for pair in self.pairs:
+            pair.peer.close()
+            if pair.protocol.lost is None:
+                pair.transport.connectionLost(Failure(ConnectionDone()))
+        self.reactor.removeAll()
+        self.reactor._poller.close()
+
+    def connect(self) -> Pair:
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        peer.setblocking(False)
+        protocol = Listener()
+        transport: Any = Server(ours, protocol, ("", 0), cast(Any, None), 0, cast(Any, self.reactor))
+        protocol.makeConnection(transport)
+        pair = Pair(peer, transport, protocol)
+        self.pairs.append(pair)
+        return pair
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.reactor.iterate(0)
+
+    def readers(self) -> int:
+        """How many descriptors the reactor itself looks at."""
+        return sum(reader not in self.reactor._internalReaders for reader in self.reactor.getReaders())
+
+    def test_all_that_are_readable_are_read_in_one_turn(self) -> None:
+        pairs = [self.connect() for _ in range(MAX_AT_ONCE)]
+        for number, pair in enumerate(pairs):
+            pair.peer.send(b"%d" % number)
+        self.turn()
+        assert [pair.protocol.data for pair in pairs] == [b"%d" % number for number in range(MAX_AT_ONCE)]
+        assert self.readers() == 1
+
+    def test_more_than_that_have_their_turn(self) -> None:
+        pairs = [self.connect() for _ in range(2 * MAX_AT_ONCE + 1)]
+        for pair in pairs:
+            pair.peer.send(b"x")
+        self.turn(3)
+        assert all(pair.protocol.data == b"x" for pair in pairs)
+
+    def test_what_is_stopped_is_not_read(self) -> None:
+        stopped, other = self.connect(), self.connect()
+        stopped.transport.pauseProducing()
+        stopped.transport.pauseProducing()
+        for pair in (stopped, other):
+            pair.peer.send(b"x")
+        self.turn(2)
+        assert (stopped.protocol.data, other.protocol.data) == (b"", b"x")
+        stopped.transport.resumeProducing()
+        stopped.transport.resumeProducing()
+        self.turn()
+        assert stopped.protocol.data == b"x"
+
+    def test_the_reactor_has_nothing_to_look_at_without_them(self) -> None:
+        one, other = self.connect(), self.connect()
+        one.transport.pauseProducing()
+        assert self.readers() == 1
+        other.transport.pauseProducing()
+        assert self.readers() == 0
+        one.transport.resumeProducing()
+        assert self.readers() == 1
+
+    def test_one_that_another_has_just_stopped_is_not_read(self) -> None:
+        pairs = [self.connect() for _ in range(2)]
+        for pair, other in (pairs, reversed(pairs)):
+            pair.protocol.on_data = other.transport.pauseProducing
+            pair.peer.send(b"x")
+        self.turn()
+        assert sorted(pair.protocol.data for pair in pairs) == [b"", b"x"]
+
+    def test_one_that_another_has_just_aborted_is_not_read(self) -> None:
+        pairs = [self.connect() for _ in range(2)]
+        for pair, other in (pairs, reversed(pairs)):
+            pair.protocol.on_data = other.transport.abortConnection
+            pair.peer.send(b"x")
+        self.turn(2)
+        assert sorted(pair.protocol.data for pair in pairs) == [b"", b"x"]
+        assert sorted(pair.protocol.lost is None for pair in pairs) == [False, True]
+
+    def test_the_peer_closes(self) -> None:
+        pair = self.connect()
+        pair.peer.send(b"last")
+        pair.peer.close()
+        self.turn(2)
+        assert pair.protocol.data == b"last"
+        assert pair.protocol.lost is not None and pair.protocol.lost.check(ConnectionDone)
+        assert self.readers() == 0
+
+    def test_the_peer_ends_its_half(self) -> None:
+        pair = self.connect()
+        directlyProvides(pair.protocol, IHalfCloseableProtocol)
+        pair.peer.shutdown(socket.SHUT_WR)
+        self.turn(3)
+        assert pair.protocol.half and pair.protocol.lost is None
+        pair.transport.write(b"still")
+        assert pair.peer.recv(10) == b"still"
+
+    def test_a_reset(self) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        peer = socket.create_connection(listening.getsockname())
+        ours, _address = listening.accept()
+        ours.setblocking(False)
+        protocol = Listener()
+        transport: Any = Server(ours, protocol, ("", 0), cast(Any, None), 0, cast(Any, self.reactor))
+        protocol.makeConnection(transport)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        self.turn(2)
+        assert protocol.lost is not None and protocol.lost.check(ConnectionLost)
+
+    def test_a_bug_in_one_costs_that_one_only(self) -> None:
+        def broken() -> None:
+            raise ZeroDivisionError
+
+        bad, good = self.connect(), self.connect()
+        bad.protocol.on_data = broken
+        for pair in (bad, good):
+            pair.peer.send(b"x")
+        self.turn(2)
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        assert bad.protocol.lost is not None and bad.protocol.lost.check(ZeroDivisionError)
+        assert (good.protocol.data, good.protocol.lost) == (b"x", None)
+
+    def test_a_number_that_comes_again_is_a_new_connection(self) -> None:
+        first = self.connect()
+        number = first.transport.fileno()
+        first.transport.abortConnection()
+        self.turn(2)
+        first.peer.close()
+        while (again := self.connect()).transport.fileno() != number:
+            assert len(self.pairs) < 10
+        again.peer.send(b"new")
+        self.turn()
+        assert (first.protocol.data, again.protocol.data) == (b"", b"new")
+
+    def test_the_reactor_ends(self) -> None:
+        pair = self.connect()
+        for reader in self.reactor.removeAll():
+            reader.connectionLost(Failure(ConnectionLost()))
+        assert pair.protocol.lost is not None
