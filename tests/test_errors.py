@@ -31,6 +31,7 @@ STATUSES = {
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "UpstreamTimeout": 504,
+    "VersionNotSupported": 505,
     "SettingError": 500,
 }
 

@@ -209,6 +209,9 @@ class FastChannel(Lingering, Protocol):
             if held:
                 # With the head in one piece, if there is a connection.
                 self._read_body(held)
+                if self._exchange is not exchange:
+                    # Refused for its body.
+                    return
         elif self._held and self._held_enough():
             self._steer()
         exchange.start()
