@@ -18,9 +18,10 @@ import attrs
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from zope.interface import implementer
 
 from onebackend_proxy import ProxySite, ServiceResource
 from onebackend_proxy.downstream.resources import Desk
@@ -220,6 +221,7 @@ def nothing_fails() -> Iterator[None]:
     """Fails for whatever is logged as an error or with a failure, from wherever."""
     failures: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if "log_failure" in event or event.get("log_level") in (LogLevel.error, LogLevel.critical):
             failure = event.get("log_failure")

@@ -6,6 +6,7 @@ Where the two disagree about bytes that we sent, a request or an answer can be s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import h11
@@ -134,9 +135,7 @@ class _Events:
         self.complete = True
 
 
-def _fed(
-    parser: httptools.HttpRequestParser, events: _Events, data: bytes, head_only: bool
-) -> tuple[int, bool]:
+def _fed(parser: Any, events: _Events, data: bytes, head_only: bool) -> tuple[int, bool]:
     """Feed one message: the offset behind it, and whether the parser then speaks another protocol.
 
     By lines while it is a head, then by bytes: so the end of the message is seen where it is.

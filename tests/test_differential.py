@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from .properties import PROPERTY
 
 RUNS = settings(PROPERTY, max_examples=500)
 HOST = b"Host: a\r\n"
+SEEDS = pathlib.Path(__file__).parent.parent / "fuzz" / "seeds"
 NEXT = b"GET /svc/next HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 
@@ -402,3 +404,28 @@ def test_each_answer(answer: str, fast: bool) -> None:
         for asks in range(len(REQUESTS)):
             for end in SERVICE_ENDS:
                 run_service(ServiceRun(data, cuts, fast, asks, end))
+
+
+@pytest.mark.parametrize(
+    "seed", sorted(SEEDS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_each_seed_of_the_fuzz_targets(seed: pathlib.Path) -> None:
+    data = seed.read_bytes()
+    if seed.parent.name == "clients":
+        run_client(ClientRun.decoded(data))
+    else:
+        run_service(ServiceRun.decoded(data))
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("end", ENDS)
+def test_an_input_of_the_fuzzer_stands_for_a_run(manner: str, end: str) -> None:
+    run = ClientRun(NEXT, (), False, manner, True, False, True, end)
+    assert ClientRun.decoded(run.encoded()) == run
+
+
+@pytest.mark.parametrize("asks", range(len(REQUESTS)))
+@pytest.mark.parametrize("end", SERVICE_ENDS)
+def test_an_input_of_the_fuzzer_stands_for_an_answer(asks: int, end: str) -> None:
+    run = ServiceRun(ANSWERS["chunks"], (), True, asks, end, True)
+    assert ServiceRun.decoded(run.encoded()) == run
