@@ -1,4 +1,4 @@
-"""Fuzz each target for so many seconds (60), from the committed seeds; what breaks a rule stays in fuzz/found."""
+"""Fuzz each target for so many seconds (60), from the seeds here; what breaks a rule stays in fuzz/found."""
 
 from __future__ import annotations
 

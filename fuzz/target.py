@@ -1,4 +1,4 @@
-"""One fuzz target, ``clients`` or ``services``: libFuzzer's options, directories of inputs, or one input follow.
+"""One fuzz target, ``clients`` or ``services``; libFuzzer's options and inputs follow.
 
 With ``--show FILE`` instead, say what an input stands for, and run it once without atheris.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 
-def _parts(name: str) -> tuple:
+def _parts(name: str) -> tuple[Any, Any]:
     from tests import differential
 
     return {
