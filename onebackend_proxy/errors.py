@@ -10,9 +10,13 @@ import json
 
 
 class ProxyError(Exception):
-    """Anything this program refuses or fails to do; `status` is the HTTP status it maps to."""
+    """Anything this program refuses or fails to do; `status` is the HTTP status it maps to.
+
+    `closes` says that a client connection ends with it: what breaks HTTP may be read otherwise elsewhere.
+    """
 
     status = 500
+    closes = False
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -27,6 +31,7 @@ class BadRequest(ProxyError):
     """The request breaks a rule of HTTP or of the API; the message names what was wrong."""
 
     status = 400
+    closes = True
 
 
 class Unauthenticated(ProxyError):
@@ -51,6 +56,7 @@ class MethodNotAllowed(ProxyError):
     """The path exists, but not for this method; `allowed` lists those that do."""
 
     status = 405
+    closes = True
 
     def __init__(self, message: str, allowed: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -61,6 +67,7 @@ class RequestTimeout(ProxyError):
     """The client took too long to send its request (RFC 9110, 15.5.9)."""
 
     status = 408
+    closes = True
 
 
 class Conflict(ProxyError):
@@ -73,18 +80,21 @@ class ContentTooLarge(ProxyError):
     """The body is over its limit (RFC 9110, 15.5.14)."""
 
     status = 413
+    closes = True
 
 
 class TargetTooLong(ProxyError):
     """The request target is over its limit (RFC 9110, 15.5.15)."""
 
     status = 414
+    closes = True
 
 
 class ExpectationFailed(ProxyError):
     """An `Expect` other than ``100-continue`` (RFC 9110, 10.1.1)."""
 
     status = 417
+    closes = True
 
 
 class TooManyRequests(ProxyError):
@@ -101,18 +111,21 @@ class HeadTooLarge(ProxyError):
     """The header section is over its limit (RFC 6585, 5)."""
 
     status = 431
+    closes = True
 
 
 class NotImplementedHere(ProxyError):
     """A method or transfer coding this proxy does not speak (RFC 9110, 15.6.2)."""
 
     status = 501
+    closes = True
 
 
 class VersionNotSupported(ProxyError):
     """HTTP, but neither 1.0 nor 1.1 (RFC 9110, 15.6.6)."""
 
     status = 505
+    closes = True
 
 
 class UpstreamFailed(ProxyError):
@@ -141,6 +154,7 @@ class LoopDetected(ProxyError):
     """The request has come through this proxy too often (RFC 5842, 7.2)."""
 
     status = 508
+    closes = True
 
 
 class SettingError(ProxyError):

@@ -108,8 +108,11 @@ class FastChannel(Lingering, Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of a head, a body, a tunnel, or of what is not its turn yet."""
-        self._quiet_since = self.site.ticks
         what = self._next
+        if what == _DROPPED:
+            # And nothing is waited for longer because of it.
+            return
+        self._quiet_since = self.site.ticks
         if what == _HEAD:
             self._read_heads(self._held + data if self._held else data)
         elif what == _NOTHING:
@@ -198,6 +201,8 @@ class FastChannel(Lingering, Protocol):
         try:
             upstream = proxied.choose(request)
         except ProxyError as error:
+            if error.closes:
+                self._persistent = False
             self.refuse(*report_refusal(desk.log, request.method, request.target, error))
             return
         if upstream is None:

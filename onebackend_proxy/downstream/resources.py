@@ -80,6 +80,8 @@ def refuse(
     request: Request, downstream: ChannelDownstream | ResourceDownstream, error: ProxyError, log: Logger
 ) -> None:
     """Answer with the error, and say in the log why."""
+    if error.closes and isinstance(downstream, ChannelDownstream):
+        request.channel.persistent = False
     downstream.refuse(*report_refusal(log, request.method, request.uri, error))
 
 
