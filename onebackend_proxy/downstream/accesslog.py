@@ -68,7 +68,7 @@ def entry_of(request: ProxyRequest, now: float, client_of: ClientOf = peer_host)
     referer = headers.getRawHeaders(b"Referer", (b"",))[0]
     # 499, as nginx has it: the client left before there was an answer.
     status = request.code if request.startedWriting else 499
-    line = (request.method, request.uri, request.clientproto, status)
+    line = (request.method, request.target, request.clientproto, status)
     if exchange is not None:
         return exchange_entry(exchange, now, request.began, line, request.sentLength, agent, referer)
     host = headers.getRawHeaders(b"Host", (b"",))[0]

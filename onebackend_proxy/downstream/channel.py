@@ -178,10 +178,11 @@ class ProxyChannel(Lingering, HTTPChannel):
         """twisted.web's hook: whether the connection may go on; a token list has commas (RFC 9110, 7.6.1)."""
         if version != b"HTTP/1.1":
             return False
-        for value in request.requestHeaders.getRawHeaders(b"Connection", ()):
-            if any(token.strip().lower() == b"close" for token in value.split(b",")):
-                request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-                return False
+        told = b",".join(request.requestHeaders.getRawHeaders(b"Connection", ()))
+        close = told and any(token.strip().lower() == b"close" for token in told.split(b","))
+        if close or self._heads >= self.site.limits.keepalive_requests:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
         return True
 
     def allHeadersReceived(self) -> None:

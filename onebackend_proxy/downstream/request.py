@@ -33,6 +33,8 @@ class ProxyRequest(Request):
     complete = False
     head_done = False
     began = 0.0
+    target = b""
+    """The request target as it came; `uri` has no authority any more."""
     buffered = 0
     _resource: Any = None
     _refusal: ProxyError | None = None
@@ -41,6 +43,7 @@ class ProxyRequest(Request):
         """The head is complete: find the resource, and whether it streams the body that follows."""
         self.head_done = True
         self.method, self.uri, self.clientproto = method, target, version
+        self.target = target
         self.site = self.channel.site
         if self.site.on_request_end is not None:
             self.began = self.site.reactor.seconds()
@@ -130,6 +133,7 @@ class ProxyRequest(Request):
     def refused(self, status: int, method: bytes, target: bytes) -> None:
         """The channel has answered, before the head was complete: what the access log is to say."""
         self.method, self.uri, self.clientproto = method, target, b"-"
+        self.target = target
         self.code, self.startedWriting = status, 1
         self.began = self.began or self.channel.site.reactor.seconds()
 

@@ -71,7 +71,7 @@ def request(exchange=None, address=None, **more):
             "getClientAddress": lambda: address or IPv4Address("TCP", "9.9.9.9", 5),
             "client_ip": b"9.9.9.9",
             "method": b"GET",
-            "uri": b"/a?b",
+            "target": b"/a?b",
             "clientproto": b"HTTP/1.1",
             "code": 200,
             "startedWriting": 1,
