@@ -21,6 +21,7 @@ from onebackend_proxy.addresses import parse_instance_url
 from onebackend_proxy.balancing import Timeouts
 from onebackend_proxy.downstream.resources import Desk
 from onebackend_proxy.exchange import MAX_HELD, Exchanges
+from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.records import Instance
 from onebackend_proxy.registry import EmbeddedRegistry
 from onebackend_proxy.testing import MemoryStore, ScriptedConnection, ScriptedUpstream
@@ -87,14 +88,18 @@ class Plane:
         return Client(self.clock, wire)
 
 
-def new_plane(make_factory: Callable[[IResource, Clock], IProtocolFactory], urls: Sequence[str]) -> Plane:
-    """A plane that serves these URLs as the service ``svc``."""
+def new_plane(
+    make_factory: Callable[[IResource, Clock], IProtocolFactory],
+    urls: Sequence[str],
+    limits: Limits = DEFAULTS,
+) -> Plane:
+    """A plane that serves these URLs as the service ``svc``, with these limits of its exchanges."""
     clock = Clock()
     upstream = ScriptedUpstream()
     registry = EmbeddedRegistry(MemoryStore())
     for url in urls:
         registry.register(instance(url))
-    exchanges = Exchanges(clock, upstream, random=lambda: 0.0)
+    exchanges = Exchanges(clock, upstream, random=lambda: 0.0, limits=limits)
     resource = ServiceResource(registry, Desk(exchanges))
     return Plane(clock, upstream, registry, exchanges, resource, make_factory(resource, clock))
 
