@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -21,7 +23,8 @@ def option_of(field: attrs.Attribute) -> str:
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_limit_is_a_setting(field):
     text, value, _ = TEXTS[field.metadata["kind"]]
-    wanted = attrs.evolve(DEFAULTS, **{field.name: value})
+    changed: dict[str, Any] = {field.name: value}
+    wanted = attrs.evolve(DEFAULTS, **changed)
     assert settings_from({option_of(field): text}, {}).limits == wanted
     variable = f"OB_PROXY_{field.name.upper()}"
     assert settings_from({}, {variable: text}).limits == wanted

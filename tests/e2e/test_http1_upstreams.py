@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -173,7 +174,7 @@ HOW = [(kind, how) for kind in CUT_SHORT for how in (("close", "reset") if kind 
 @pytest.mark.parametrize("kind, how", HOW)
 def test_an_answer_cut_short_ends_in_a_reset(proxy, slug, backend, kind, how, version):
     """Never in a clean end, and never with words of ours in the middle of it."""
-    started = []
+    started = threading.Event()
 
     def script(connection):
         connection.send(CUT_SHORT[kind])
@@ -181,7 +182,7 @@ def test_an_answer_cut_short_ends_in_a_reset(proxy, slug, backend, kind, how, ve
             assert connection.wait_for_close()
         elif how == "reset":
             # Not before the head is through: a reset throws away what was sent before it.
-            wait_until(lambda: started, "the client has the beginning")
+            assert started.wait(20)
             connection.reset()
 
     backend(script)
@@ -192,7 +193,7 @@ def test_an_answer_cut_short_ends_in_a_reset(proxy, slug, backend, kind, how, ve
             while piece := client.sock.recv(65536):
                 data += piece
                 if b"only this" in data:
-                    started.append(True)
+                    started.set()
             pytest.fail(f"a clean end of {data!r}")
     if data:
         assert statuses(data) == [200]
