@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
 from onebackend_proxy.addresses import parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Upstream
@@ -12,6 +14,7 @@ from onebackend_proxy.exchange import Exchange, Exchanges
 from onebackend_proxy.headers import Peer, prepare_request
 from onebackend_proxy.messages import RequestHead
 from onebackend_proxy.testing import RecordingDownstream
+from onebackend_proxy.tunnel import Tunnel
 from onebackend_proxy.upstream import Http1Client
 
 from ..wire import Wire
@@ -387,3 +390,123 @@ class TestReuse(ConnectionTests):
         wire.peer_closes(ConnectionLost())
         self.assert_refused()
         assert self.endpoint.failures == 1
+
+
+UPGRADE = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+class TestTunnels(ConnectionTests):
+    """What a connection is after a 101: bytes both ways, and its own end of each."""
+
+    def tunnel(self, more: bytes = b"") -> tuple[Wire, Tunnel]:
+        """A wire whose service has switched protocols, and said more with it."""
+        wire = self.sent(b"GET", *UPGRADE)
+        assert wire.take().endswith(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        wire.receive(SWITCH + more)
+        assert self.downstream.tunnel is not None
+        return wire, self.downstream.tunnel
+
+    def test_bytes_go_both_ways(self) -> None:
+        wire, tunnel = self.tunnel(b"early")
+        assert self.downstream.body == b"early"
+        tunnel.request_body_received(b"HTTP/1.1 200 OK\r\n\r\n")
+        assert wire.take() == b"HTTP/1.1 200 OK\r\n\r\n"
+        wire.receive(b"HTTP/1.1 200 OK\r\n\r\n")
+        wire.receive(b"\0")
+        assert self.downstream.body == b"earlyHTTP/1.1 200 OK\r\n\r\n\0"
+
+    def test_the_client_ends_its_half(self) -> None:
+        wire, tunnel = self.tunnel()
+        tunnel.request_ended([])
+        assert wire.write_closed and not wire.disconnecting
+        wire.protocol.writeConnectionLost()
+        wire.receive(b"still")
+        wire.peer_ends()
+        assert self.downstream.body == b"still"
+        assert self.downstream.trailers == []
+        assert wire.disconnecting and not wire.aborted
+        self.clock.advance(0)
+        assert self.kept == 0
+
+    def test_the_service_ends_its_half(self) -> None:
+        wire, tunnel = self.tunnel()
+        wire.peer_ends()
+        assert self.downstream.half_closed and not wire.closed
+        tunnel.request_body_received(b"still")
+        assert wire.take() == b"still"
+        tunnel.request_ended([])
+        assert self.downstream.trailers == []
+        assert wire.disconnecting and not wire.aborted
+
+    def test_an_end_that_is_told_again_is_no_other(self) -> None:
+        wire, _tunnel = self.tunnel()
+        wire.peer_ends()
+        wire.peer_ends()
+        assert self.downstream.half_closed and self.downstream.trailers is None
+
+    def test_tls_has_no_halves(self) -> None:
+        wire, tunnel = self.tunnel()
+        directlyProvides(wire, ISSLTransport)
+        tunnel.request_ended([])
+        assert not wire.write_closed
+        wire.receive(b"still")
+        assert self.downstream.body == b"still"
+
+    def test_the_connection_breaks(self) -> None:
+        wire, _tunnel = self.tunnel()
+        wire.peer_closes(ConnectionLost())
+        assert self.downstream.aborted
+        assert self.endpoint.in_flight == 0
+
+    def test_back_pressure_both_ways(self) -> None:
+        wire, tunnel = self.tunnel()
+        wire.fill()
+        assert self.downstream.request_paused
+        wire.drain()
+        assert not self.downstream.request_paused
+        tunnel.client_full()
+        assert wire.paused
+        tunnel.client_drained()
+        assert not wire.paused
+
+    def test_the_client_goes(self) -> None:
+        wire, tunnel = self.tunnel()
+        tunnel.client_gone()
+        assert wire.disconnecting and not wire.aborted
+        wire.receive(b"late")
+        assert self.downstream.body == b""
+
+    def test_a_switch_that_nobody_asked_for(self) -> None:
+        wire = self.sent()
+        wire.receive(SWITCH)
+        assert wire.aborted
+        self.assert_refused()
+
+    def test_a_switch_to_something_else(self) -> None:
+        wire = self.sent(b"GET", *UPGRADE)
+        wire.receive(SWITCH.replace(b"websocket", b"other"))
+        assert wire.aborted
+        self.assert_refused()
+
+    def test_a_switch_declined_leaves_a_connection_as_any(self) -> None:
+        wire = self.sent(b"GET", *UPGRADE)
+        wire.receive(OK)
+        assert (self.downstream.body, self.kept) == (b"hello", 1)
+        self.begin()
+        assert b"Upgrade" not in wire.take().rpartition(b"GET")[2]
+        wire.receive(SWITCH)
+        self.assert_refused()
+
+    def test_an_end_of_what_is_no_tunnel_is_the_end(self) -> None:
+        wire = self.sent()
+        wire.receive(b"HTTP/1.1 200 OK\r\n\r\nall")
+        wire.peer_ends()
+        assert (self.downstream.body, self.downstream.trailers) == (b"all", [])
+        assert wire.disconnecting
+        wire = self.sent()
+        wire.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf")
+        wire.peer_ends()
+        assert self.downstream.aborted
+        self.clock.advance(0)
+        assert self.kept == 0
