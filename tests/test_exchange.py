@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.addresses import parse_instance_url
-from onebackend_proxy.balancing import EndpointState, Health, Timeouts, Upstream
-from onebackend_proxy.errors import UpstreamFailed, UpstreamTimeout
+from onebackend_proxy.balancing import Balance, EndpointState, Health, Timeouts, Upstream
+from onebackend_proxy.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from onebackend_proxy.exchange import (
     CONTINUE_AFTER,
     MAX_CONNECTING,
@@ -25,6 +25,7 @@ from onebackend_proxy.exchange import (
     State,
 )
 from onebackend_proxy.headers import OutgoingRequest, Peer, prepare_request
+from onebackend_proxy.limits import Limits
 from onebackend_proxy.messages import Headers, RequestHead, ResponseHead
 from onebackend_proxy.testing import RecordingDownstream, ScriptedConnection, ScriptedUpstream
 
@@ -555,6 +556,83 @@ class TestEnds(ExchangeTests):
         _exchange, connection = self.waiting()
         connection.answer()
         assert self.downstream.trailers == []
+
+
+class TestRoomAndLimits(ExchangeTests):
+    """Endpoints with all the connections they may have, and bodies over the limit."""
+
+    def test_one_without_room_sends_it_on_to_another(self) -> None:
+        exchange = self.begin(b"POST", length(2))
+        [attempt] = self.client.connecting
+        self.client.connecting.clear()
+        attempt.exchange.no_room(Unavailable("the service has too many requests at once"))
+        connection = self.client.accept()
+        assert attempt.endpoint is self.first and connection.endpoint is self.second
+        assert self.first.failures == 0, "to be busy is no failure"
+        exchange.request_body_received(b"hi")
+        exchange.request_ended([])
+        connection.answer(b"ok")
+        self.assert_over(exchange)
+
+    def test_where_none_has_room_it_is_503(self) -> None:
+        exchange = self.begin()
+        for _ in self.endpoints:
+            self.client.connecting.pop().exchange.no_room(Unavailable("too many at once"))
+        assert self.downstream.refused == (503, "too many at once")
+        self.assert_over(exchange)
+
+    def test_a_body_over_the_limit_is_413(self) -> None:
+        self.exchanges.limits = Limits(body_limit=5)
+        exchange, connection = self.waiting(b"POST", CHUNKED)
+        exchange.request_body_received(b"hello")
+        assert self.downstream.refused is None
+        exchange.request_body_received(b"!")
+        assert self.downstream.refused == (413, "the body is over 5 bytes")
+        assert connection.aborted and connection.body == b"hello"
+        exchange.request_body_received(b"!")
+        exchange.request_ended([])
+        self.assert_over(exchange)
+
+    def test_a_body_over_the_limit_before_there_is_a_connection(self) -> None:
+        self.exchanges.limits = Limits(body_limit=5)
+        exchange = self.begin(b"POST", CHUNKED)
+        [attempt] = self.client.connecting
+        exchange.request_body_received(b"hello!")
+        assert self.downstream.refused is not None and attempt.cancelled
+        self.assert_over(exchange)
+
+    def test_a_body_over_the_limit_breaks_an_answer_off(self) -> None:
+        self.exchanges.limits = Limits(body_limit=5)
+        exchange, connection = self.waiting(b"POST", CHUNKED)
+        connection.respond(200, length(9))
+        exchange.request_body_received(b"hello!")
+        assert self.downstream.aborted and connection.aborted
+        self.assert_over(exchange)
+
+    def test_a_cookie_says_which_instance_it_was(self) -> None:
+        self.upstream = attrs.evolve(self.upstream, balance=Balance.COOKIE)
+        _exchange, connection = self.waiting()
+        connection.answer(b"hello")
+        assert self.downstream.head is not None
+        [cookie] = [value for name, value in self.downstream.head.headers if name == b"Set-Cookie"]
+        again = (b"Cookie", cookie.partition(b";")[0])
+        for _ in range(3):
+            self.downstream = RecordingDownstream()
+            _exchange, other = self.waiting(b"GET", again)
+            assert other.endpoint is connection.endpoint
+            other.answer(b"hello")
+            assert self.downstream.head is not None
+            assert [name for name, _ in self.downstream.head.headers] == [b"Content-Length"]
+
+    def test_a_bug_of_ours_costs_one_exchange(self) -> None:
+        exchange = self.begin()
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            exchange.broke(Failure())
+        assert self.downstream.refused == (500, "internal error")
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        self.assert_over(exchange)
 
 
 class TestDrain(ExchangeTests):

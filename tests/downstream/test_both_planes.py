@@ -68,6 +68,8 @@ ROWS: tuple[tuple[bytes, int, int], ...] = (
     ),
     (b"GET ftp://x/svc/x HTTP/1.1\r\nHost: x\r\n\r\n", 400, 400),
     (b"GET http://u@x/svc/x HTTP/1.1\r\nHost: x\r\n\r\n", 400, 400),
+    (b"GET /svc/../other/x HTTP/1.1\r\nHost: x\r\n\r\n", 400, 400),
+    (b"POST /svc/%2e%2e/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", 400, 400),
     (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, 400),
     (b"TRACE /svc/x HTTP/1.1\r\nHost: x\r\n\r\n", 405, 405),
     (HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n", 431, 431),
