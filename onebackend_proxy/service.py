@@ -37,6 +37,7 @@ from .headers import Network
 from .options import Options, Settings, refuse_to_start
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
+from .transports import prepare_port
 from .upstream import HealthChecks, Http1Client
 
 LAST_WORDS = 1.0
@@ -201,6 +202,7 @@ class ListeningService(Service):
 
     def _opened(self, port: Any) -> None:
         self._ports.append(port)
+        prepare_port(port)
         # The kernel keeps who connects meanwhile.
         port.stopReading()
 

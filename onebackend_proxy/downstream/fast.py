@@ -11,7 +11,7 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -95,11 +95,8 @@ class FastChannel(Lingering, Protocol):
     def connectionMade(self) -> None:
         """Be known to the site while the connection lasts."""
         transport = self.transport
-        secure = ISSLTransport.providedBy(transport)
+        secure = not make_immediate(transport) and ISSLTransport.providedBy(transport)
         self._peer: Peer = peer_of(transport.getPeer(), secure, self._proxied.desk.trusted)
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        make_immediate(transport)
         transport.registerProducer(self, True)
         self._quiet_since = self.site.ticks
         self.site.channel_opened(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -20,8 +21,13 @@ def peer_of(address: IAddress, secure: bool, trusted: Sequence[Network] = ()) ->
     if isinstance(address, IPv4Address | IPv6Address):
         ip = address.host.removeprefix("::ffff:") if "." in address.host else address.host
         ip = ip.partition("%")[0]
-    encoded = ip.encode("ascii")
-    return Peer(encoded, is_trusted(encoded, trusted), b"https" if secure else b"http")
+    return _peer(ip.encode("ascii"), secure, tuple(trusted))
+
+
+# Most connections come from few addresses, a load balancer's or one's own.
+@functools.lru_cache(256)
+def _peer(ip: bytes, secure: bool, trusted: tuple[Network, ...]) -> Peer:
+    return Peer(ip, is_trusted(ip, trusted), b"https" if secure else b"http")
 
 
 def client_address(request: Request, trusted: Sequence[Network] = ()) -> str:

@@ -63,8 +63,6 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def connectionMade(self) -> None:
         """Take part in the transport's back-pressure."""
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
         make_immediate(self.transport)
         self.transport.registerProducer(self, True)
 
