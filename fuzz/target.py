@@ -13,11 +13,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 
 def _parts(name: str) -> tuple[Any, Any]:
-    from tests import differential
+    from tests import differential_clients, differential_services
 
     return {
-        "clients": (differential.ClientRun, differential.run_client),
-        "services": (differential.ServiceRun, differential.run_service),
+        "clients": (differential_clients.ClientRun, differential_clients.run_client),
+        "services": (differential_services.ServiceRun, differential_services.run_service),
     }[name]
 
 

@@ -5,6 +5,7 @@ Where the two disagree about bytes that we sent, a request or an answer can be s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -214,3 +215,17 @@ def answers_read(
         if not message.complete or message.switches:
             break
     return messages, data
+
+
+def despite_trailers(reader: Reader, data: bytes) -> tuple[Message | None, bytes]:
+    """A message as h11 reads it, but for framing fields in its trailers, which the proxy drops unread."""
+    try:
+        return reader(data)
+    except Unreadable as error:
+        if "Transfer-Encoding" not in str(error) and "Content-Length" not in str(error):
+            raise
+        head, end, rest = data.partition(b"\r\n\r\n")
+        # Of the same length, so that what is left over can be told.
+        renamed = re.sub(rb"(?i)\n(?:c(?=ontent-length:)|t(?=ransfer-encoding:))", b"\nx", rest)
+        message, left = reader(head + end + renamed)
+        return message, data[len(data) - len(left) :]
