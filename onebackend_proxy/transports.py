@@ -185,7 +185,8 @@ _IMMEDIATE: dict[type, type] = {
 }
 
 
-_PORTS: dict[type, type] = {Server: _ImmediateServer, UnixServer: _ImmediateUnixServer}
+_TCP = (socket.AF_INET, socket.AF_INET6)
+_PORTS: dict[Any, Any] = {Server: _ImmediateServer, UnixServer: _ImmediateUnixServer}
 
 
 def make_immediate(transport: Any) -> bool:
@@ -204,7 +205,7 @@ def make_immediate(transport: Any) -> bool:
     transport.stopReading()
     transport.__class__ = immediate
     transport.startReading()
-    if isinstance(transport, Server | Client) and not isinstance(transport, UnixServer | UnixClient):
+    if transport.socket.family in _TCP:
         transport.setTcpNoDelay(True)
     return True
 
@@ -215,8 +216,10 @@ def prepare_port(port: Any) -> None:
     Linux gives them the port's own TCP_NODELAY. A queue of 50, Twisted's default, would make the 51st client
     of a burst wait for a second.
     """
+    if not isinstance(port, Port):
+        return
     port.transport = _PORTS.get(port.transport, port.transport)
-    if isinstance(port, Port):
+    if port.socket.family in _TCP:
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if port.backlog == 50:
             port.socket.listen(BACKLOG)

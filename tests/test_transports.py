@@ -140,6 +140,7 @@ class TestSendAtOnce(SynchronousTestCase):
     def test_clients_as_well(self) -> None:
         client: Any = Client.__new__(Client)
         client.reactor = self.reactor
+        client.socket = self.socket
         make_immediate(client)
         assert type(client).write is type(self.transport).write
 
