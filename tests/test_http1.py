@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import h11
 import httptools
@@ -944,7 +946,7 @@ def test_whatever_a_head_is_one_error_comes_of_it_or_what_h11_reads(
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
     server.receive_data(data)
     try:
-        request = server.next_event()
+        request: Any = server.next_event()
     except h11.RemoteProtocolError:
         # It is stricter on what two blanks mean, which we write anew.
         assert b"  " in data.partition(b"\r\n")[0]

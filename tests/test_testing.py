@@ -88,3 +88,33 @@ def test_a_downstream_hears_things_in_order(calls: str) -> None:
         told[call]()
     with pytest.raises(AssertionError, match="out of order"):
         told[calls[-1]]()
+
+
+def test_a_service_may_switch_protocols() -> None:
+    upstream = ScriptedUpstream()
+    head = RequestHead(
+        b"GET", b"/svc/x", [(b"Host", b"a"), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    )
+    downstream = RecordingDownstream()
+    request = prepare_request(head, Peer(b"192.0.2.7"), b"id-1")
+    exchanges = Exchanges(Clock(), upstream)
+    exchanges.begin(downstream, request, Upstream("svc", (ENDPOINT,))).start()
+    connection = upstream.accept()
+    assert (connection.field(b"upgrade"), connection.trailers) == ([b"websocket"], [])
+    connection.switch_protocols()
+    assert downstream.head is not None and downstream.head.status == 101
+    tunnel = downstream.tunnel
+    assert tunnel is not None and connection.exchange is tunnel
+    assert connection.trailers is None, "the client has not ended its half yet"
+    tunnel.request_body_received(b"ping")
+    connection.send_body(b"pong")
+    assert (connection.body, downstream.body) == (b"ping", b"pong")
+    connection.finish()
+    assert downstream.half_closed and connection.exchange is tunnel
+    with pytest.raises(AssertionError, match="out of order"):
+        downstream.switch(OK, tunnel)
+
+
+def test_half_a_close_needs_a_head() -> None:
+    with pytest.raises(AssertionError, match="out of order"):
+        RecordingDownstream().half_close()

@@ -123,6 +123,14 @@ class TestBadHeads(HeadTests):
             with self.subTest(head):
                 self.assert_refused(self.plane.connect().send(head), 400)
 
+    def test_no_reset_overtakes_the_refusal(self) -> None:
+        # Closing with unread bytes resets: there may be more of what was no request.
+        client = self.plane.connect().send(b"NONSENSE\r\n\r\n")
+        assert client.wire.write_closed and not client.wire.disconnecting
+        client.send(b"more")
+        self.plane.clock.pump([1.0] * 3)
+        assert client.wire.disconnecting and not client.wire.aborted
+
     def test_heads_of_which_twisted_web_has_less_to_say(self) -> None:
         for field, status in (
             (b"Content-Length: " + b"9" * 19, 413),
@@ -619,6 +627,26 @@ class TestClientsThatDoNotRead(SiteTests):
         assert [answer.body for answer in client.answers()] == [b"one"]
         client.wire.drain()
         assert len(client.answers()) == 900
+
+    def test_nor_are_refusals_made_for_who_does_not_read_them(self) -> None:
+        client = self.plane.connect()
+        wire: Any = client.wire
+        write = wire.write
+
+        def small(data: bytes) -> None:
+            write(data)
+            if not wire.full and len(wire.value()) > 2000:
+                wire.fill()
+
+        wire.write = small
+        client.send(b"GET /nobody/x HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        answers = 0
+        while wire.full:
+            some = client.answers()
+            assert 0 < len(some) < 20
+            answers += len(some)
+            wire.drain()
+        assert answers + len(client.answers()) == 100
 
     def test_what_is_pipelined_is_not_read_without_end(self) -> None:
         client = self.plane.connect().ask()
