@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.headers import is_known_method
 
 from .differential import LIMITS, PEER, Front, Service, answers_to, cuts_of, is_error, nothing_fails
@@ -195,6 +196,9 @@ def run_client(run: ClientRun) -> None:
         front.assert_quiet()
     _check_service(front.service)
     _check_answers(run, front.service, outcome)
+    # Of the one that came next.
+    *told, _last = front.told
+    _check_log(told, outcome)
 
 
 def _send(run: ClientRun, front: Front, wire: Wire) -> None:
@@ -378,6 +382,15 @@ def _check_error(asked: list[Asked], answer: Message, is_last: bool, outcome: Ou
     elif asked and outcome.early_end:
         why = _why_refused(asked[0])
         assert why, f"refused for nothing: {asked[0].raw!r}: {answer.status} {answer.body!r}"
+
+
+def _check_log(told: list[Entry], outcome: Outcome) -> None:
+    """Each answer has its line in the access log, and each request given up one with what was sent of it."""
+    statuses = re.findall(rb"HTTP/1\.1 ([1-5][0-9]{2}) [^\r\n]*\r\n", outcome.sent)
+    answered = [int(status) for status in statuses if status[:1] != b"1" or status == b"101"]
+    logged = [entry.status for entry in told]
+    assert logged[: len(answered)] == answered, (logged, answered)
+    assert set(logged[len(answered) :]) <= {499}, (logged, answered)
 
 
 def _check_tunnel(run: ClientRun, asked: Asked, service: Service, rest: bytes) -> None:

@@ -356,16 +356,19 @@ service_runs = st.builds(
     asks=st.integers(0, len(REQUESTS) - 1),
     end=st.sampled_from(SERVICE_ENDS),
     slow=st.booleans(),
+    reused=st.booleans(),
 )
 
 
 @RUNS
 @given(client_runs)
-# LEAD: a body that breaks its framing in the piece with its head: the exchange is over before it is started.
+# A body that breaks its framing in the piece with its head: the exchange is over before it is started.
 @example(ClientRun(_post(b"Transfer-Encoding: chunked", body=b"x\r\n")))
 @example(ClientRun(NEXT + _post(b"Transfer-Encoding: chunked", body=b"x\r\n"), cuts=(len(NEXT),)))
-# LEAD: the same with a chunked body over the limit.
+# The same with a chunked body over the limit.
 @example(ClientRun(ROWS["a long chunked body"]))
+# LEAD: what is refused before its first line ends has no line in the access log of the resource plane.
+@example(ClientRun(ROWS["an endless target"], fast=False))
 def test_whatever_a_client_sends(run: ClientRun) -> None:
     run_client(run)
 
@@ -397,7 +400,7 @@ def test_each_answer(answer: str, fast: bool) -> None:
     for cuts in ((), (10,)):
         for asks in range(len(REQUESTS)):
             for end in SERVICE_ENDS:
-                run_service(ServiceRun(data, cuts, fast, asks, end))
+                run_service(ServiceRun(data, cuts, fast, asks, end, reused=bool(cuts)))
 
 
 @pytest.mark.parametrize(
@@ -421,5 +424,5 @@ def test_an_input_of_the_fuzzer_stands_for_a_run(manner: str, end: str) -> None:
 @pytest.mark.parametrize("asks", range(len(REQUESTS)))
 @pytest.mark.parametrize("end", SERVICE_ENDS)
 def test_an_input_of_the_fuzzer_stands_for_an_answer(asks: int, end: str) -> None:
-    run = ServiceRun(ANSWERS["chunks"], (), True, asks, end, True)
+    run = ServiceRun(ANSWERS["chunks"], (), True, asks, end, True, True)
     assert ServiceRun.decoded(run.encoded()) == run
