@@ -198,6 +198,14 @@ class TestPipelining(SiteTests):
         assert [answer.body for answer in client.answers()] == [b"x", b"0", b"1", b"2", b"3", b"4"]
         assert not client.wire.paused
 
+    def test_reading_stops_where_they_come_in_one_piece(self) -> None:
+        if not self.fast:
+            raise SkipTest("twisted.web's channel counts bytes")
+        client = self.plane.connect().send(self.one(0) * 5)
+        assert client.wire.paused
+        self.plane.upstream.accept().answer(b"x")
+        assert not client.wire.paused
+
     def test_reading_stops_also_where_no_head_ends(self) -> None:
         client = self.plane.connect().ask()
         self.plane.upstream.accept()
@@ -308,7 +316,9 @@ class TestLimits(SiteTests):
             assert client.answer().status == 413
             assert self.plane.upstream.connecting == []
             assert len(self.plane.exchanges) == 0
-            client.leaves()
+            client.send(HEAD + b"\r\n")
+            self.plane.clock.pump([1.0] * 3)
+            assert client.wire.disconnecting and client.answers() == []
         assert self.statuses() == [413, 413]
 
     def test_chunks_over_the_limit_behind_an_answer_that_has_begun(self) -> None:
@@ -427,6 +437,13 @@ class TestOldClients(SiteTests):
         client.send(b"\r\n" + HEAD + b"\r\n")
         self.plane.upstream.accept().answer(b"two")
         assert [answer.body for answer in client.answers()] == [b"one", b"two"]
+
+    def test_an_empty_line_before_every_request(self) -> None:
+        client = self.plane.connect()
+        for _ in range(10):
+            client.send(b"\r\n" + HEAD + b"\r\n")
+            self.plane.upstream.accept().answer(b"x")
+        assert [answer.body for answer in client.answers()] == [b"x"] * 10
 
 
 class TestOldClientsFast(TestOldClients):

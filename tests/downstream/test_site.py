@@ -208,6 +208,7 @@ class TestBadHeads(HeadTests):
         client.send(b"no end of chunk\r\n")
         assert service.aborted and client.wire.aborted
         assert client.answer().complete is False
+        assert self.statuses() == [200]
 
     def test_a_refused_client_disturbs_no_other(self) -> None:
         good = self.plane.connect().ask()
