@@ -510,6 +510,9 @@ class Exchanges:
     def drain(self, seconds: float) -> Deferred[int]:
         """Fires when no exchange is left, after `seconds` at the latest, with how many were cut short."""
         done: Deferred[None] = Deferred()
+        for tunnel in [each for each in self._active if isinstance(each, Tunnel)]:
+            # It has no end of its own to wait for.
+            tunnel.end("the proxy is stopping")
         if not self._active:
             done.callback(None)
         else:

@@ -54,13 +54,13 @@ class Tunnel:
         """The service sends nothing more."""
         self._service_ended = True
         if self._client_ended:
-            self._end("")
+            self.end("")
         else:
             self._downstream.half_close()
 
     def upstream_lost(self, error: ProxyError, retriable: bool) -> None:
         """The service's connection broke."""
-        self._end(str(error), broken=True)
+        self.end(str(error), broken=True)
 
     def upstream_full(self) -> None:
         """The service does not keep up."""
@@ -87,7 +87,7 @@ class Tunnel:
             return
         self._client_ended = True
         if self._service_ended:
-            self._end("")
+            self.end("")
         else:
             self._connection.end_request([])
 
@@ -114,7 +114,8 @@ class Tunnel:
 
     # Ends.
 
-    def _end(self, reason: str, broken: bool = False) -> None:
+    def end(self, reason: str, broken: bool = False) -> None:
+        """End it now: in order, so that what either end has not taken yet still goes out, or `broken` off."""
         self._over = True
         self._exchange.tunnel_ended(self, reason)
         if broken or self._connection.full:
@@ -129,7 +130,7 @@ class Tunnel:
     def cut(self) -> None:
         """The proxy stops."""
         if not self._over:
-            self._end("the proxy is stopping", broken=True)
+            self.end("the proxy is stopping", broken=True)
 
     def check(self, now: float) -> None:
         """Called about once a second: end the tunnel if nothing has moved for too long."""
@@ -137,4 +138,4 @@ class Tunnel:
             self._progress = False
             self._deadline = now + self._exchange.upstream.timeouts.tunnel
         elif now >= self._deadline:
-            self._end("nothing came through the tunnel for too long", broken=True)
+            self.end("nothing came through the tunnel for too long", broken=True)
