@@ -798,6 +798,55 @@ def test_a_request_head():
     assert request_head(b"OPTIONS * HTTP/1.0\r\n\r\n").version == b"HTTP/1.0"
 
 
+AGAIN = [
+    b"Host: a\r\n\r\n",
+    b"Host: a\r\nX: y\r\n\r\n",
+    b"Host: a\r\nContent-Length: 5\r\n\r\n",
+    b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"Host: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    b"Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+]
+AGAIN_LINES = [
+    b"%b %b %b\r\n" % (method, target, version)
+    for method in (b"GET", b"POST", b"CONNECT", b"BREW")
+    for target in (b"/", b"/a?b", b"a:1")
+    for version in (b"HTTP/1.1", b"HTTP/1.0")
+]
+
+
+def all_of(data, before=None):
+    try:
+        head = request_head(data, before=before)
+        out = prepare_request(head, Peer(b"9.9.9.9"), b"id", fields=head.sorted)
+    except ProxyError as error:
+        # Of a target that cannot be, the parser or the rules may be the first to say so.
+        return error.status
+    return head.headers, head.flaw, attrs.astuple(out)
+
+
+@OFTEN
+@given(
+    st.sampled_from(AGAIN_LINES), st.sampled_from(AGAIN), st.sampled_from(AGAIN_LINES), st.sampled_from(AGAIN)
+)
+def test_a_head_is_read_the_same_whatever_came_before_it(line, block, next_line, next_block):
+    try:
+        before = request_head(line + block)
+    except ProxyError:
+        return
+    assert all_of(next_line + next_block, before) == all_of(next_line + next_block)
+    assert all_of(next_line + block, before) == all_of(next_line + block)
+
+
+def test_an_answer_that_comes_again_is_read_as_what_it_answers():
+    head = answer(b"Content-Length: 3")
+    reader = Reader()
+    for method, body in ((b"GET", b"abc"), (b"HEAD", b""), (b"GET", b"abc"), (b"GET", b"abc")):
+        reader.expect_answer(method)
+        reader.read(head + body)
+    assert [event for event in reader.events if isinstance(event, bytes)] == [b"abc"] * 3
+    assert [event[3] for event in reader.events if isinstance(event, tuple)] == [3, NO_BODY, 3, 3]
+
+
 @pytest.mark.parametrize(
     "line, error",
     [

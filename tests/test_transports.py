@@ -10,15 +10,15 @@ from typing import Any, cast
 import attrs
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Client, Server
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from onebackend_proxy.transports import MAX_AT_ONCE, make_immediate
+from onebackend_proxy.transports import MAX_AT_ONCE, make_immediate, prepare_port
 
 from .wire import Producer
 
@@ -131,7 +131,7 @@ class TestSendAtOnce(SynchronousTestCase):
 
     def test_other_transports_are_left_alone(self) -> None:
         other = StringTransport()
-        make_immediate(other)
+        assert not make_immediate(other)
         assert type(other) is StringTransport
         kind = type(self.transport)
         make_immediate(self.transport)
@@ -170,6 +170,19 @@ class Listener(Protocol):
 
     def writeConnectionLost(self) -> None:
         """Not looked at here."""
+
+
+class Listeners(Factory):
+    """Keeps what it built."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.built: list[Listener] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> Listener:
+        self.built.append(Listener())
+        return self.built[-1]
 
 
 @attrs.define
@@ -327,6 +340,40 @@ class TestReadInOneGo(SynchronousTestCase):
         again.peer.send(b"new")
         self.turn()
         assert (first.protocol.data, again.protocol.data) == (b"", b"new")
+
+    def accept(self, prepared: bool) -> Pair:
+        """A connection that a port has accepted."""
+        factory = Listeners()
+        port: Any = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.connectionLost, Failure(ConnectionDone()))
+        if prepared:
+            prepare_port(port)
+        peer = socket.create_connection(port.socket.getsockname())
+        for _ in range(100):
+            self.turn()
+            if factory.built:
+                break
+        [protocol] = factory.built
+        pair = Pair(peer, protocol.transport, protocol)
+        self.pairs.append(pair)
+        return pair
+
+    def test_what_a_port_accepts_is_so_from_the_start(self) -> None:
+        kinds = set()
+        for prepared in (False, True):
+            pair = self.accept(prepared)
+            kinds.add(type(pair.transport))
+            assert make_immediate(pair.transport)
+            assert pair.transport.getTcpNoDelay()
+            pair.peer.send(b"hello")
+            self.turn()
+            assert pair.protocol.data == b"hello"
+            pair.transport.write(b"back")
+            assert pair.peer.recv(10) == b"back"
+        assert len(kinds) == 1
+
+    def test_other_ports_are_left_alone(self) -> None:
+        prepare_port(object())
 
     def test_the_reactor_ends(self) -> None:
         pair = self.connect()
