@@ -711,6 +711,16 @@ class TestLingering(SiteTests):
         self.plane.clock.pump([1.0, 1.0])
         assert client.wire.disconnecting and not client.wire.aborted
 
+    def test_a_client_that_was_held_is_read_again_so_that_its_end_is_seen(self) -> None:
+        client = self.plane.connect().ask(b"POST /svc/x HTTP/1.1", b"Content-Length: 100", body=b"some")
+        service = self.plane.upstream.accept()
+        service.fill()
+        assert client.wire.paused
+        service.answer(b"no", 413)
+        assert client.wire.write_closed and not client.wire.paused
+        client.leaves()
+        assert not self.site.channels
+
     def test_but_not_for_ever(self) -> None:
         client = self.begin()
         cast(Any, client.wire).unsent = True
