@@ -84,6 +84,8 @@ def run_service(run: ServiceRun) -> None:
         sent = client.take()
         closed = (client.disconnecting or client.write_closed) and not client.aborted
         done = _check_answer(run, sent, closed, client.aborted)
+        if done:
+            _check_kept(run, service)
         _check_next(front, client if done and client.connected and not client.closed else front.connect())
         client.peer_closes()
         front.settle()
@@ -119,6 +121,17 @@ def _end_service(run: ServiceRun, front: Front, client: Line, service: Wire) -> 
     elif service.connected:
         service.peer_closes(ConnectionLost() if run.end == "resets" else None)
     front.clock.pump([0, 0])
+
+
+def _check_kept(run: ServiceRun, service: Wire) -> None:
+    """A connection that is not to be used again, or that has said more than it was asked, is closed."""
+    read = _service_reading(run, REQUESTS[run.asks].partition(b" ")[0], True)
+    if read is None or not read[0]:
+        return
+    [*_interim, answer], rest = read
+    options = answer.tokens(b"connection")
+    if rest or b"close" in options or (answer.start[1] == b"1.0" and b"keep-alive" not in options):
+        assert service.closed or not service.connected, f"kept with {rest!r} left over"
 
 
 def _check_next(front: Front, client: Line) -> None:

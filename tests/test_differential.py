@@ -158,6 +158,8 @@ ANSWERS: dict[str, bytes] = {
     "until it closes, 1.0": b"HTTP/1.0 200 OK\r\n\r\nhello",
     "kept alive, 1.0": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
     "nothing": b"",
+    "said to close": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+    "a length, 1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
     "no content with a length": b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
     "not modified": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
