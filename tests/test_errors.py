@@ -31,7 +31,6 @@ STATUSES = {
     "Unavailable": 503,
     "StoreUnavailable": 503,
     "UpstreamTimeout": 504,
-    "VersionNotSupported": 505,
     "SettingError": 500,
 }
 
