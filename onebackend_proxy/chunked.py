@@ -15,6 +15,9 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\r\n")
 
+BARE_LF = re.compile(rb"(?<!\r)\n")
+"""No line of HTTP/1.1 may end so here, though RFC 9112, 2.2 lets a recipient take it."""
+
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
 
@@ -108,6 +111,8 @@ class ChunkedBody:
             return data[2:]
         end = data.find(b"\r\n\r\n")
         if end < 0:
+            if BARE_LF.search(data):
+                raise BadRequest("a line of the trailer section ends with LF alone")
             if len(data) > self._limits.head_size:
                 raise BadRequest("the trailer section is over the limit")
             self._held = data

@@ -37,6 +37,8 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[\x21-\x22\x24-\x7e]+")
+# RFC 9110, 5.5: those but NUL, CR and LF are a matter of taste, and tastes differ.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ORIGIN_FORM = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
 _PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
@@ -298,9 +300,8 @@ def prepare_request(
     request_id: bytes,
     trusted: Sequence[Network] = (),
     limits: Limits = DEFAULTS,
-    fields: SortedFields | None = None,
 ) -> OutgoingRequest:
-    """Check a request head and make what goes upstream of it; `fields` are its own, where they are sorted.
+    """Check a request head and make what goes upstream of it.
 
     Raises the `errors.ProxyError` with the status that answers it (RFC 9112, 3 and 6.3).
     """
@@ -309,8 +310,7 @@ def prepare_request(
         raise NotImplementedHere("the request method is not one of HTTP's")
     if method in _TUNNEL_METHODS:
         raise MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
-    if fields is None:
-        fields = sort_fields(head.headers)
+    fields = head.sorted or sort_fields(head.headers)
     if fields.count > limits.head_fields:
         raise HeadTooLarge(f"more than {limits.head_fields} header fields")
     host = the_host(fields.hosts)
@@ -329,6 +329,8 @@ def prepare_request(
         upgrade = _asked_upgrade(method, http11, upgrade, body)
     if head.flaw:
         raise BadRequest("the request is not valid HTTP/1.1", detail=head.flaw)
+    if head.sorted is None:
+        _check_values(head.headers)
     client_ip = peer.ip
     if peer.trusted:
         kept, lines, client_ip, request_id = _believed(peer, fields, trusted, host, request_id)
@@ -353,6 +355,13 @@ def prepare_request(
         not fields.close and (http11 or fields.keep_alive),
         upgrade,
     )
+
+
+def _check_values(headers: Headers) -> None:
+    """Refuse in a head that another parser has read what ours refuses itself."""
+    for _name, value in headers:
+        if _CONTROL.search(value):
+            raise BadRequest("a header field has a control character in its value")
 
 
 def _asked_upgrade(method: bytes, http11: bool, protocol: bytes, body: int) -> bytes:
@@ -530,6 +539,9 @@ def prepare_response(method: bytes, http11: bool, status: int, reason: bytes, ra
         if b"upgrade" not in tokens:
             upgrade = b""
         return ResponseHead(status, reason, kept, NO_BODY, dated, False, upgrade)
+    if status == 204 and (coding is not None or length not in (None, b"0")):
+        # Announced, against the rules: should it come after all, nobody may take it for the next answer.
+        keep_alive = False
     return ResponseHead(status, reason, kept, body, dated, keep_alive and body != UNTIL_CLOSE)
 
 

@@ -11,7 +11,7 @@ import re
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from .chunked import ChunkedBody
+from .chunked import BARE_LF, ChunkedBody
 from .errors import (
     BadRequest,
     HeadTooLarge,
@@ -44,9 +44,11 @@ __all__ = [
     "response_bytes",
 ]
 
+MAX_REMEMBERED = 2048
+"""Bytes of a head that is compared with the next one on its connection; a longer one is forgotten."""
+
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +([^\x00-\x20\x7f]+) +(HTTP/1\.[01])\r\n")
 _OTHER_VERSION = re.compile(rb"[^ \r\n]+ +[^ \r\n]+ +HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
@@ -197,7 +199,7 @@ def check_begun(data: bytes, limits: Limits = DEFAULTS) -> None:
         raise _bad_request_line(data, limits)
     if len(data) > limits.head_size:
         raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
-    if _BARE_LF.search(data):
+    if BARE_LF.search(data):
         raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
 
 
@@ -321,7 +323,8 @@ class ResponseReader:
                 if end > self.limits.answer_head_size:
                     raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")
                 head = response_head(raw, self._method)
-                self._raw, self._raw_method, self._head = raw, self._method, head
+                if end <= MAX_REMEMBERED:
+                    self._raw, self._raw_method, self._head = raw, self._method, head
             data = data[end:]
             if head.status >= 200:
                 self._begin(head)
@@ -338,7 +341,7 @@ class ResponseReader:
             self.interim_received(head)
 
     def _hold_head(self, data: bytes) -> None:
-        if not b"HTTP/1.".startswith(data[:7]) or _BARE_LF.search(data):
+        if not b"HTTP/1.".startswith(data[:7]) or BARE_LF.search(data):
             raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
         if len(data) > self.limits.answer_head_size:
             raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")

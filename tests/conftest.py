@@ -10,7 +10,13 @@ import pytest
 import onebackend_proxy
 
 # Before anything imports them: a failed assertion in there is to show its values too.
-pytest.register_assert_rewrite("tests.conformance", "tests.wire")
+pytest.register_assert_rewrite(
+    "tests.conformance",
+    "tests.differential",
+    "tests.differential_clients",
+    "tests.differential_services",
+    "tests.wire",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -817,7 +817,7 @@ AGAIN_LINES = [
 def all_of(data, before=None):
     try:
         head = request_head(data, before=before)
-        out = prepare_request(head, Peer(b"9.9.9.9"), b"id", fields=head.sorted)
+        out = prepare_request(head, Peer(b"9.9.9.9"), b"id")
     except ProxyError as error:
         # Of a target that cannot be, the parser or the rules may be the first to say so.
         return error.status

@@ -24,6 +24,7 @@ from ..headers import MAX_LENGTH_DIGITS, Network, Peer
 from ..http1 import response_bytes
 from ..messages import Headers
 from ..transports import make_immediate
+from .accesslog import Entry
 from .answers import refusal, report_refusal
 from .lingering import Lingering
 from .peers import peer_of
@@ -307,6 +308,15 @@ class ProxyChannel(Lingering, HTTPChannel):
         status = self.write_refusal(error, method, target)
         if request is not None:
             request.refused(status, method, target)
+        elif self.site.on_request_end is not None:
+            # Not so much as a request line: there is no request to tell of.
+            client = str(getattr(self.getPeer(), "host", "")).encode()
+            now = self.site.reactor.seconds()
+            self.site.on_request_end(
+                Entry(
+                    now, 0.0, b"", client, b"", b"-", b"", b"-", status, 0, 0, b"", b"", reason=error.message
+                )
+            )
         self.loseConnection()
 
     def take_trailers(self) -> Headers:

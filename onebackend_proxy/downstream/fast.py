@@ -21,7 +21,15 @@ from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
 from ..exchange import Exchange
 from ..headers import OutgoingRequest, Peer, prepare_request
-from ..http1 import check_begun, chunk, interim_bytes, last_chunk, request_head, response_bytes
+from ..http1 import (
+    MAX_REMEMBERED,
+    check_begun,
+    chunk,
+    interim_bytes,
+    last_chunk,
+    request_head,
+    response_bytes,
+)
 from ..messages import CHUNKED, NO_BODY, Headers, RequestHead, ResponseHead
 from ..transports import make_immediate
 from ..tunnel import Tunnel
@@ -178,7 +186,7 @@ class FastChannel(Lingering, Protocol):
         try:
             head = self._head = request_head(data, site.limits, self._head)
             request = prepare_request(
-                head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits, head.sorted
+                head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits
             )
         except ProxyError as error:
             self._refuse_head(error, data)
@@ -335,6 +343,8 @@ class FastChannel(Lingering, Protocol):
         self._status = 0
         if self._next == _NOTHING and self._persistent and not self.site.closing:
             self._next = _HEAD
+            if self._head is not None and len(self._head.block) > MAX_REMEMBERED:
+                self._head = None
             if self._stopped or self._request_held:
                 self._request_held = False
                 self._steer()
@@ -427,9 +437,14 @@ class FastChannel(Lingering, Protocol):
         elif self._next == _BYTES and self._exchange is not None:
             self._exchange.request_ended([])
         else:
+            begun = self._status
             self._exchange_over()
             self._next = _DROPPED
-            self.close()
+            if begun:
+                # An answer broken off must not look whole to one who still reads.
+                self.transport.abortConnection()
+            else:
+                self.close()
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: what the client still sends is read."""
