@@ -15,6 +15,7 @@ from processes import LOAD_CORE, free_port, process
 
 SLUG = "bench-svc"
 SMALL, JSON_4K, POST = f"/{SLUG}/x", f"/{SLUG}/4k.json", f"/{SLUG}/post"
+VARIED = f"/{SLUG}/varied"
 DOWNLOAD_100M, DOWNLOAD_512M = f"/{SLUG}/100m", f"/{SLUG}/512m"
 SMALL_ANSWER = b"hello world\n"
 JSON_ANSWER = json.dumps([{"id": number, "name": "x" * 40} for number in range(100)]).encode()[:4096]
@@ -36,6 +37,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=4096; root {folder}/files; default_type application/json;
     location = /{slug}/x {{ return 200 'hello world\\n'; }}
+    location = /{slug}/varied {{ add_header X-Trace $request_id; return 200 'hello world\\n'; }}
     location = /{slug}/post {{
       access_log off; proxy_pass http://self; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_method GET;

@@ -207,7 +207,7 @@ class Peer:
 
 
 OURS = "ours"
-NO_LOG = "/dev/null"
+NO_LOG = "off"
 PEERS = {
     "nginx": Peer("nginx", _nginx),
     "nginx-log": Peer("nginx, access log to a file", lambda b: _nginx(b, "{folder}/access.log")),

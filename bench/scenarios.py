@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend import DOWNLOAD_100M, FILES, JSON_4K, JSON_ANSWER, MIB, POST, SMALL, SMALL_ANSWER
+from backend import DOWNLOAD_100M, FILES, JSON_4K, JSON_ANSWER, MIB, POST, SMALL, SMALL_ANSWER, VARIED
 from load import Load
 from measures import (
     SMALL_GET,
@@ -99,6 +99,12 @@ SCENARIOS = {
         requests_per_second(Load(SMALL, headers=BROWSER), answers(SMALL_ANSWER)),
         ALL,
         _at_least(nginx=0.45),
+    ),
+    "varied": Scenario(
+        "The same with a header that is another one in each request, and one in each answer",
+        "requests/s",
+        requests_per_second(Load(VARIED, headers=(*BROWSER, "X-Trace: {n}")), answers(SMALL_ANSWER)),
+        ALL,
     ),
     "json4k": Scenario(
         "4 KiB JSON answers, 64 connections",

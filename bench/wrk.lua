@@ -4,6 +4,15 @@ function init(args)
   if tonumber(args[2]) > 0 then
     wrk.body = string.rep("x", tonumber(args[2]))
   end
+  -- A header with {n} in it is another one in each request.
+  local before, after = wrk.format():match("^(.*){n}(.*)$")
+  if before then
+    local number = 0
+    request = function()
+      number = number + 1
+      return before .. number .. after
+    end
+  end
 end
 
 function done(summary, latency, requests)

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -53,6 +54,7 @@ type client struct {
 	socket net.Conn
 	reader *bufio.Reader
 	tally  tally
+	number int
 }
 
 func (c *client) connect() error {
@@ -80,7 +82,13 @@ func (c *client) exchange() error {
 			return err
 		}
 	}
-	if _, err := c.socket.Write(c.plan.request); err != nil {
+	request := c.plan.request
+	if before, after, varies := bytes.Cut(request, []byte("{n}")); varies {
+		// A header with {n} in it is another one in each request.
+		c.number++
+		request = slices.Concat(before, []byte(strconv.Itoa(c.number)), after)
+	}
+	if _, err := c.socket.Write(request); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	answer, err := http.ReadResponse(c.reader, &http.Request{Method: c.plan.method})
