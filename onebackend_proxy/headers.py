@@ -37,6 +37,7 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[([0-9A-Fa-f:.]+)\])(?::([
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[\x21-\x22\x24-\x7e]+")
+_NOTHING_SAID: dict[int, bytes] = {}
 # RFC 9110, 5.5: those but NUL, CR and LF are a matter of taste, and tastes differ.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ORIGIN_FORM = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
@@ -206,7 +207,7 @@ class OutgoingRequest:
     upgrade: bytes
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class SortedFields:
     """The field lines of a request by what they say, whatever the request: see `sort_fields`.
 
@@ -241,17 +242,25 @@ def sort_fields(headers: Headers) -> SortedFields:
             kept.append(field)
         elif rule == _HOST_FIELD:
             hosts.append(field[1])
-        elif rule in (_LENGTH, _CODING):
+        elif rule == _DROP:
+            pass
+        elif rule <= _CODING:
             framing.append((rule, field[1]))
         elif rule == _XF_OTHER:
             more.append(field)
-        elif rule != _DROP:
+        else:
             said[rule] = said[rule] + b", " + field[1] if rule in said else field[1]
             if rule == _VIA_FIELD:
                 kept.append(field)
+    if not said:
+        # Most often the client says nothing to a proxy.
+        lines = field_lines(kept)
+        return SortedFields(
+            len(headers), kept, lines, hosts, framing, False, False, b"", b"", 0, _NOTHING_SAID, more
+        )
     connection = _tokens(said.get(_CONNECTION, b""))
     kept = _without_named(kept, connection)
-    if b"trailers" in _tokens(said.get(_TE, b"")):
+    if _TE in said and b"trailers" in _tokens(said[_TE]):
         kept += ((b"TE", b"trailers"), (b"Connection", b"TE"))
     return SortedFields(
         len(headers),
