@@ -77,8 +77,8 @@ class EndpointState:
     last_heartbeat: float | None = None
     ejected_until: float = 0.0
     _ejections: int = attrs.field(default=0, init=False)
-    # What was in flight when a request was let through to try it: one more is that request.
-    _trial: int | None = attrs.field(default=None, init=False)
+    trial: object | None = attrs.field(default=None, init=False, repr=False)
+    """The request that was let through to try it while ejected; whoever sends it clears this at its end."""
 
     def __repr__(self) -> str:
         out = f", out until {self.ejected_until:g}" if self.ejected_until else ""
@@ -98,7 +98,7 @@ class EndpointState:
         if not ejection.after:
             return
         if self.ejected_until:
-            if self._trial is None and now < self.ejected_until:
+            if self.trial is None and now < self.ejected_until:
                 # Sent before it was ejected: a hundred requests that fail together are one ejection.
                 return
         elif self.failures < ejection.after and self.health is not Health.UNREACHABLE:
@@ -106,26 +106,21 @@ class EndpointState:
         seconds = ejection.seconds * 2 ** min(self._ejections, _MAX_DOUBLINGS)
         self.ejected_until = now + min(seconds, ejection.at_most)
         self._ejections += 1
-        self._trial = None
+        self.trial = None
 
     def worked(self) -> None:
         """It answered: no failures in a row, in use again, and healthy if it was not known to be."""
         if self.failures:
             self.failures = self._ejections = 0
             self.ejected_until = 0.0
-            self._trial = None
+            self.trial = None
         health = self.health
         if health is not _HEALTHY and (health is Health.UNREACHABLE or health is Health.UNKNOWN):
             self.health = _HEALTHY
 
     def due(self, now: float) -> bool:
         """Whether, ejected, it may be tried by one request: not while another one is trying."""
-        return now >= self.ejected_until and (self._trial is None or self.in_flight <= self._trial)
-
-    def let_through(self, now: float, seconds: float) -> None:
-        """One request tries it; the others keep off for `seconds`, and then as long as it is in flight."""
-        self._trial = self.in_flight
-        self.ejected_until = now + seconds
+        return now >= self.ejected_until and self.trial is None
 
 
 @attrs.frozen
@@ -216,21 +211,21 @@ def pick(
     elif balance is Balance.COOKIE and request is not None:
         named = upstream._cookies.get(_cookie(request))
         if named is not None and named not in tried and _usable(named, now):
-            return _chosen(upstream, named, now)
+            return _chosen(named, request, now)
     fit = _fit(upstream, tried, now)
     if not fit:
         return None
     index = fit[0] if len(fit) == 1 else _CHOICES[balance](upstream, fit, request, random)
-    return _chosen(upstream, endpoints[index], now)
+    return _chosen(endpoints[index], request, now)
 
 
 def _usable(endpoint: EndpointState, now: float) -> bool:
     return _RANK[endpoint.health] < _WORST and (not endpoint.ejected_until or endpoint.due(now))
 
 
-def _chosen(upstream: Upstream, endpoint: EndpointState, now: float) -> EndpointState:
+def _chosen(endpoint: EndpointState, request: OutgoingRequest | None, now: float) -> EndpointState:
     if endpoint.ejected_until and endpoint.due(now):
-        endpoint.let_through(now, upstream.timeouts.connect)
+        endpoint.trial = request or endpoint
     return endpoint
 
 

@@ -52,6 +52,8 @@ class ChunkedBody:
 
         Raises `errors.BadRequest` where they are not chunks, or over a limit.
         """
+        # What was looked at before need not be again, or one byte at a time would add up.
+        known = len(self._held) if self._state == _TRAILERS else 0
         if self._held:
             data, self._held = self._held + data, b""
         position = 0
@@ -81,7 +83,7 @@ class ChunkedBody:
                 self._begin_chunk(match)
                 position = match.end()
             if self._state == _TRAILERS:
-                rest = self._read_trailers(data[position:])
+                rest = self._read_trailers(data[position:], known)
                 break
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), rest
 
@@ -106,12 +108,12 @@ class ChunkedBody:
         self._check_extension(begun[16:])
         self._held = begun
 
-    def _read_trailers(self, data: bytes) -> bytes | None:
+    def _read_trailers(self, data: bytes, known: int) -> bytes | None:
         if data.startswith(b"\r\n"):
             return data[2:]
-        end = data.find(b"\r\n\r\n")
+        end = data.find(b"\r\n\r\n", max(known - 3, 0))
         if end < 0:
-            if BARE_LF.search(data):
+            if BARE_LF.search(data, max(known - 1, 0)):
                 raise BadRequest("a line of the trailer section ends with LF alone")
             if len(data) > self._limits.head_size:
                 raise BadRequest("the trailer section is over the limit")

@@ -79,6 +79,9 @@ class Exchange:
     _continue_call: IDelayedCall | None = None
     _error: ProxyError | None = None
     _stale_retried = False
+    # When the last connection was asked for, and the seconds that failed ones took.
+    _opened = 0.0
+    _spent = 0.0
     # The body so far: until there is a connection, and as long as it is small enough to be sent again.
     _kept: bytearray | None = None
     _holding = False
@@ -126,6 +129,8 @@ class Exchange:
             return
         self._tried.append(endpoint)
         self.endpoint = endpoint
+        # From here on: one that does not connect must not look as if it had nothing to do.
+        endpoint.in_flight += 1
         connection = self._exchanges.client.checkout(endpoint)
         if connection is not None:
             self.connected(connection)
@@ -133,6 +138,7 @@ class Exchange:
             self._open(endpoint)
 
     def _open(self, endpoint: EndpointState) -> None:
+        self._opened = self._exchanges.clock.seconds()
         self._cancel_open = self._exchanges.client.open(endpoint, self.upstream.timeouts.connect, self)
 
     def connected(self, connection: Connection) -> None:
@@ -142,7 +148,6 @@ class Exchange:
         self._go(_WAITING)
         endpoint = self.endpoint
         assert endpoint is not None
-        endpoint.in_flight += 1
         self._progress = True
         request = self.request
         path = endpoint.address.path
@@ -168,7 +173,9 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         now = self._exchanges.clock.seconds()
+        self._spent += now - self._opened
         endpoint.refused(now, self.upstream.ejection)
+        self._let_go()
         self._error = error
         self._exchanges.log.warn(
             "connecting to {address} for {service} failed: {detail}",
@@ -176,7 +183,7 @@ class Exchange:
             service=self.upstream.name,
             detail=error.detail,
         )
-        if now - self.started > MAX_CONNECTING:
+        if self._spent > MAX_CONNECTING:
             self._refuse(error)
         else:
             self._try_next(now)
@@ -185,7 +192,13 @@ class Exchange:
         """The endpoint has all the connections it may have, in use: another one may have room."""
         self._cancel_open = None
         self._error = error
-        self._try_next(self._exchanges.clock.seconds())
+        self._let_go()
+        now = self._exchanges.clock.seconds()
+        if now - self.started < self._exchanges.limits.upstream_wait:
+            self._try_next(now)
+        else:
+            # It has waited for its time, wherever that was.
+            self._refuse(error)
 
     def broke(self, failure: Failure) -> None:
         """A bug of ours came up in the middle: it must cost this exchange, not the client's patience."""
@@ -197,11 +210,18 @@ class Exchange:
         connection = self._connection
         if connection is not None:
             self._connection = None
-            assert self.endpoint is not None
-            self.endpoint.in_flight -= 1
+            self._let_go()
         if self._continue_call is not None:
             self._stop_asking()
         return connection
+
+    def _let_go(self) -> None:
+        """Have nothing in flight any more at the endpoint."""
+        endpoint = self.endpoint
+        assert endpoint is not None
+        endpoint.in_flight -= 1
+        if endpoint.trial is self.request:
+            endpoint.trial = None
 
     def _stop_asking(self) -> None:
         """The client has had its answer to an expectation, or will not get one."""
@@ -295,6 +315,7 @@ class Exchange:
             # It went stale in the pool: that says nothing about the endpoint.
             self._stale_retried = True
             self._go(State.CONNECTING)
+            self.endpoint.in_flight += 1
             self._open(self.endpoint)
             return
         self.endpoint.failed(self._exchanges.clock.seconds(), self.upstream.ejection)
@@ -355,6 +376,9 @@ class Exchange:
             return
         self._progress = True
         self._request_done = True
+        if self._continue_call is not None:
+            # It did not wait to be asked.
+            self._stop_asking()
         self._trailers = safe_trailers(trailers) if trailers else trailers
         if self._connection is not None:
             self._connection.end_request(self._trailers)
@@ -372,11 +396,15 @@ class Exchange:
         if self._connection is not None:
             self._connection.resume()
 
-    def client_gone(self) -> None:
+    def client_progressed(self) -> None:
+        """The client, which does not keep up, has taken something."""
+        self._progress = True
+
+    def client_gone(self, reason: str = "the client went away") -> None:
         """The client closed the connection: nobody waits for the answer, so stop asking for it."""
         if self.state is State.DONE:
             return
-        self.reason = "the client went away"
+        self.reason = reason
         self.status = self.status or 499
         self._stop_upstream()
         self._done()
@@ -387,6 +415,7 @@ class Exchange:
         if self._cancel_open is not None:
             cancel, self._cancel_open = self._cancel_open, None
             cancel()
+            self._let_go()
         connection = self._leave()
         if connection is not None:
             connection.abort()
@@ -446,9 +475,16 @@ class Exchange:
 
     def _time_out(self) -> None:
         if self.state is State.RELAYING:
-            who = "the client stopped reading" if self._paused_by_client else "the service stopped sending"
+            if self._paused_by_client:
+                who = "the client stopped reading"
+            elif self._request_done or self._holding:
+                who = "the service stopped sending"
+            else:
+                who = "neither the client nor the service sent anything"
             self._abort(UpstreamTimeout("time-out", detail=who))
         elif self._request_done or self._holding:
+            assert self.endpoint is not None
+            self.endpoint.failed(self._exchanges.clock.seconds(), self.upstream.ejection)
             self._refuse(UpstreamTimeout("the service took too long to answer"))
         else:
             self._refuse(RequestTimeout("the request's body took too long to arrive"))

@@ -187,19 +187,22 @@ def _check_complete(data: bytes, method: bytes, flaw: str) -> None:
         raise BadRequest("the request is not valid HTTP/1.1", detail=flaw)
 
 
-def check_begun(data: bytes, limits: Limits = DEFAULTS) -> None:
-    """Raise for a request head that has not come whole, if it cannot become a valid one any more."""
-    if data and not _TOKEN_START.match(data):
+def check_begun(data: bytes, limits: Limits = DEFAULTS, known: int = 0) -> None:
+    """Raise for a request head that has not come whole, if it cannot become a valid one any more.
+
+    So many bytes of it have passed before: with one byte at a time, all of them each time would add up.
+    """
+    if data and not known and not _TOKEN_START.match(data):
         raise BadRequest("the request is not valid HTTP/1.1", detail=f"begins with {shown(data[:8])}")
     line = data.find(b"\r\n")
     # A method, the version, and what stands between them.
     if line < 0 and len(data) > limits.target_size + 64:
         raise TargetTooLong(f"the request target is over {limits.target_size} bytes")
-    if line >= 0 and not _REQUEST_LINE.match(data):
+    if line >= max(known - 1, 0) and not _REQUEST_LINE.match(data):
         raise _bad_request_line(data, limits)
     if len(data) > limits.head_size:
         raise HeadTooLarge(f"the head is over {limits.head_size} bytes")
-    if BARE_LF.search(data):
+    if BARE_LF.search(data, max(known - 1, 0)):
         raise BadRequest("the request is not valid HTTP/1.1", detail="a line ends with LF alone")
 
 
@@ -308,13 +311,16 @@ class ResponseReader:
 
     def _read_heads(self, data: bytes) -> bytes:
         """Read 1xx answers and the head of the final one; returns what is left of `data`."""
-        if self._held:
+        # What was looked at before need not be again, or one byte at a time would add up.
+        known = len(self._held)
+        if known:
             data, self._held = self._held + data, b""
         while True:
-            end = data.find(b"\r\n\r\n") + 4
+            end = data.find(b"\r\n\r\n", max(known - 3, 0)) + 4
             if end < 4:
-                self._hold_head(data)
+                self._hold_head(data, known)
                 return b""
+            known = 0
             raw = data[:end]
             if raw == self._raw and self._method == self._raw_method:
                 # A service that is asked the same says the same; its head has been read already.
@@ -340,8 +346,8 @@ class ResponseReader:
                 raise UpstreamFailed(NOT_HTTP, detail="endless 1xx answers")
             self.interim_received(head)
 
-    def _hold_head(self, data: bytes) -> None:
-        if not b"HTTP/1.".startswith(data[:7]) or BARE_LF.search(data):
+    def _hold_head(self, data: bytes, known: int) -> None:
+        if not b"HTTP/1.".startswith(data[:7]) or BARE_LF.search(data, max(known - 1, 0)):
             raise UpstreamFailed(NOT_HTTP, detail=f"begins with {shown(data[:40])}")
         if len(data) > self.limits.answer_head_size:
             raise UpstreamFailed(NOT_HTTP, detail="a head over the limit")

@@ -21,6 +21,9 @@ UNTIL_CLOSE = -3
 """An answer that ends when its connection does (RFC 9112, 6.3)."""
 
 
+MAX_SHOWN = 256
+"""Bytes of anything a client sent that a line of the program's log shows."""
+
 _field = b": ".join
 
 
@@ -30,8 +33,8 @@ def field_lines(headers: Headers) -> bytes:
 
 
 def shown(data: bytes) -> str:
-    """What a client sent, fit for the program's log: printable, anything else as ``\\xNN``."""
-    return ascii(data)[2:-1]
+    """What a client sent, fit for the program's log: printable, the rest as ``\\xNN``, and not endless."""
+    return ascii(data)[2:-1] if len(data) <= MAX_SHOWN else f"{ascii(data[:MAX_SHOWN])[2:-1]}..."
 
 
 @attrs.define(eq=False)

@@ -10,9 +10,11 @@ is touched, below whatever wraps it.
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
-import weakref
+import sys
+import termios
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
@@ -43,6 +45,7 @@ class _Readers:
         self._reactor = reactor
         self._poll = select.epoll()
         self._connections: dict[int, _Immediate] = {}
+        self._paused: set[int] = set()
         self._log = Logger()
 
     def fileno(self) -> int:
@@ -58,11 +61,22 @@ class _Readers:
                 self._reactor.addReader(self)
             self._connections[number] = connection
             self._poll.register(number, select.EPOLLIN)
+        elif number in self._paused:
+            self._paused.discard(number)
+            self._poll.modify(number, select.EPOLLIN)
+
+    def pause(self, connection: _Immediate) -> None:
+        # That it breaks is told all the same, and once: who is not read from is not to stay for ever.
+        number = connection.fileno()
+        if self._connections.get(number) is connection:
+            self._poll.modify(number, select.EPOLLET)
+            self._paused.add(number)
 
     def remove(self, connection: _Immediate) -> None:
         number = connection.fileno()
         if self._connections.get(number) is connection:
             del self._connections[number]
+            self._paused.discard(number)
             self._poll.unregister(number)
             if not self._connections:
                 self._reactor.removeReader(self)
@@ -70,19 +84,29 @@ class _Readers:
     def doRead(self) -> None:
         """The reactor's call: something is readable."""
         connections = self._connections
-        for number, _event in self._poll.poll(0, MAX_AT_ONCE):
+        for number, event in self._poll.poll(0, MAX_AT_ONCE):
             connection = connections.get(number)
             if connection is None:
-                # Stopped, or closed, by what another one has just read.
+                # Closed by what another one has just read.
                 continue
+            why: Any = None
             try:
-                why: Any = connection.doRead()
+                if number not in self._paused:
+                    why = connection.doRead()
+                elif event & select.EPOLLERR:
+                    why = CONNECTION_LOST
             except Exception as error:
                 self._log.failure("reading from a connection failed")
                 why = error
             if why is not None:
-                self.remove(connection)
-                self._reactor._disconnectSelectable(connection, why, True)
+                self._disconnect(connection, why)
+
+    def _disconnect(self, connection: _Immediate, why: Any) -> None:
+        # As the reactor does it for its own: what goes wrong in one must not cost the others.
+        try:
+            self._reactor._disconnectSelectable(connection, why, True)
+        except Exception:
+            self._log.failure("closing a connection failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends: all of them do."""
@@ -91,7 +115,8 @@ class _Readers:
             connection.connectionLost(reason)
 
 
-_READERS: weakref.WeakKeyDictionary[Any, _Readers] = weakref.WeakKeyDictionary()
+# A program has one reactor, tests a few.
+_READERS: dict[Any, _Readers] = {}
 
 
 def _readers(reactor: Any) -> _Readers:
@@ -107,9 +132,26 @@ class _Immediate(Connection):
     reactor: Any
 
     @property
-    def unsent(self) -> bool:
-        """Whether bytes wait here for the kernel to take them."""
-        return bool(self.dataBuffer or self._tempDataBuffer)
+    def waiting(self) -> int:
+        """Bytes written that wait here for the kernel to take them."""
+        return len(self.dataBuffer) - self.offset + sum(map(len, self._tempDataBuffer))
+
+    @property
+    def outstanding(self) -> int:
+        """Bytes written that the other end has not taken yet: those that wait here, and in the kernel."""
+        return self.waiting + self._asked(termios.TIOCOUTQ)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and were not read: a close would lose what was written, too."""
+        return self._asked(termios.FIONREAD)
+
+    def _asked(self, question: int) -> int:
+        try:
+            answer = fcntl.ioctl(self.socket, question, b"\0\0\0\0")
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
 
     def write(self, data: bytes) -> None:
         """See `twisted.internet.interfaces.ITransport`."""
@@ -154,11 +196,18 @@ class _Immediate(Connection):
             super().startReading()
 
     def stopReading(self) -> None:
-        """Be read no more."""
+        """Be read no more, for now."""
         if isinstance(self.reactor, EPollReactor):
-            _readers(self.reactor).remove(self)
+            _readers(self.reactor).pause(self)
         else:
             super().stopReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See `twisted.internet.interfaces.IReadDescriptor`."""
+        if isinstance(self.reactor, EPollReactor):
+            # Before the number is another one's.
+            _readers(self.reactor).remove(self)
+        super().connectionLost(reason)
 
 
 class _ImmediateServer(_Immediate, Server):

@@ -52,7 +52,7 @@ class Tunnel:
 
     def answer_ended(self, trailers: Headers) -> None:
         """The service sends nothing more."""
-        self._service_ended = True
+        self._service_ended = self._progress = True
         if self._client_ended:
             self.end("")
         else:
@@ -85,7 +85,7 @@ class Tunnel:
         """The client sends nothing more."""
         if self._over or self._client_ended:
             return
-        self._client_ended = True
+        self._client_ended = self._progress = True
         if self._service_ended:
             self.end("")
         else:
@@ -99,6 +99,10 @@ class Tunnel:
         """The client takes more."""
         self._progress = True
         self._connection.resume()
+
+    def client_progressed(self) -> None:
+        """The client, which does not keep up, has taken something."""
+        self._progress = True
 
     def client_gone(self) -> None:
         """The client's connection is gone."""
@@ -136,6 +140,9 @@ class Tunnel:
         """Called about once a second: end the tunnel if nothing has moved for too long."""
         if self._progress:
             self._progress = False
-            self._deadline = now + self._exchange.upstream.timeouts.tunnel
+            timeouts = self._exchange.upstream.timeouts
+            # Who has ended its own half is soon done, or does not know how to end.
+            half = self._client_ended or self._service_ended
+            self._deadline = now + (min(timeouts.idle, timeouts.tunnel) if half else timeouts.tunnel)
         elif now >= self._deadline:
             self.end("nothing came through the tunnel for too long", broken=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onebackend_proxy import balancing
 from onebackend_proxy.addresses import Address
 from onebackend_proxy.balancing import Balance, Ejection, EndpointState, Health, Timeouts, Upstream
-from onebackend_proxy.headers import Peer, prepare_request
+from onebackend_proxy.headers import OutgoingRequest, Peer, prepare_request
 from onebackend_proxy.messages import RequestHead
 
 from .properties import OFTEN, PROPERTY
@@ -335,9 +335,14 @@ def test_a_trial_that_comes_to_nothing_is_followed_by_another():
     good.in_flight = bad.in_flight = 5
     good.in_flight += 5
     eject(bad)
-    assert pick(to, None, [], zero, 1.0) is bad
-    assert pick(to, None, [], zero, 1.0 + to.timeouts.connect - 0.1) is good
-    assert pick(to, None, [], zero, 1.0 + to.timeouts.connect) is bad
+    one = request()
+    assert pick(to, one, [], zero, 1.0) is bad
+    assert bad.trial is one
+    # Requests from before that end now do not make room for a second trial.
+    bad.in_flight = 0
+    assert pick(to, request(), [], zero, 100.0) is good
+    bad.trial = None
+    assert pick(to, request(), [], zero, 100.0) is bad
 
 
 def test_zero_is_never():
@@ -393,26 +398,31 @@ def test_there_is_always_a_choice_and_always_a_way_back(events, balance):
     to = healthy(3, balance)
     draw = randoms.Random(7).random
     now = 0.0
-    under_way: list[EndpointState] = []
+    under_way: list[tuple[EndpointState, OutgoingRequest]] = []
     for event, seconds in events:
         now += seconds
         if event == "ask" or not under_way:
-            endpoint = pick(to, request(), [], draw, now)
+            asked = request()
+            endpoint = pick(to, asked, [], draw, now)
             assert endpoint is not None
             in_use = [each for each in to.endpoints if not each.ejected_until]
-            assert not in_use or endpoint in in_use or endpoint._trial is not None
+            assert not in_use or endpoint in in_use or endpoint.trial is asked
             endpoint.in_flight += 1
-            under_way.append(endpoint)
+            under_way.append((endpoint, asked))
             continue
-        endpoint = under_way.pop(0)
+        endpoint, asked = under_way.pop(0)
         endpoint.in_flight -= 1
         if event == "worked":
             endpoint.worked()
             assert endpoint.failures == 0 and not endpoint.ejected_until
         elif event != "left":
             getattr(endpoint, event)(now, EJECTION)
-    for endpoint in under_way:
+        if endpoint.trial is asked:
+            endpoint.trial = None
+    for endpoint, asked in under_way:
         endpoint.in_flight -= 1
+        if endpoint.trial is asked:
+            endpoint.trial = None
     # Everything is well again: each that is out has its trial within the longest back-off.
     now += 61
     for _ in range(400):

@@ -211,8 +211,8 @@ class TestReadInOneGo(SynchronousTestCase):
         self.reactor.removeAll()
         self.reactor._poller.close()
 
-    def connect(self) -> Pair:
-        ours, peer = socket.socketpair()
+    def connect(self, sockets: tuple[socket.socket, socket.socket] | None = None) -> Pair:
+        ours, peer = sockets or socket.socketpair()
         ours.setblocking(False)
         peer.setblocking(False)
         protocol = Listener()
@@ -262,10 +262,45 @@ class TestReadInOneGo(SynchronousTestCase):
         one, other = self.connect(), self.connect()
         one.transport.pauseProducing()
         assert self.readers() == 1
-        other.transport.pauseProducing()
+        for pair in (one, other):
+            pair.transport.abortConnection()
+        self.turn(2)
         assert self.readers() == 0
-        one.transport.resumeProducing()
+        again = self.connect()
         assert self.readers() == 1
+        again.peer.send(b"x")
+        self.turn()
+        assert again.protocol.data == b"x"
+
+    def test_one_that_is_not_read_from_is_seen_to_break(self) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        lost: list[Listener] = []
+        for breaks in (True, False):
+            peer = socket.create_connection(listening.getsockname())
+            ours, _address = listening.accept()
+            pair = self.connect((ours, peer))
+            pair.transport.pauseProducing()
+            if breaks:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+            lost.append(pair.protocol)
+        self.turn(3)
+        assert [protocol.lost is not None for protocol in lost] == [True, False]
+
+    def test_one_that_fails_to_close_does_not_cost_the_others(self) -> None:
+        pair, other = self.connect(), self.connect()
+
+        def fails(reason: Failure) -> None:
+            raise RuntimeError("a bug")
+
+        pair.protocol.connectionLost = fails  # type: ignore[method-assign]
+        pair.peer.close()
+        self.turn(3)
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
+        other.peer.send(b"x")
+        self.turn()
+        assert (other.protocol.data, other.protocol.lost) == (b"x", None)
 
     def test_one_that_another_has_just_stopped_is_not_read(self) -> None:
         pairs = [self.connect() for _ in range(2)]

@@ -116,6 +116,8 @@ class ProxyChannel(Lingering, HTTPChannel):
         """A second has passed: close what is quiet for too long, refuse a head that takes too long."""
         if self._lingering:
             self.tick_lingering(now)
+        elif self.full:
+            self.tick_full(now, self.requests[0].exchange if self.requests else None)
         elif self.timeOut is not None and now - self._quiet_since >= self.timeOut:
             self.timeoutConnection()
         elif self.line_mode and (self._buffer or self.requests):
@@ -222,6 +224,8 @@ class ProxyChannel(Lingering, HTTPChannel):
         self._request_held = False
         if not self.persistent or self.site.closing:
             self.persistent = False
+            if self._waiting or self._stopped or getattr(self.transport, "unread", 0):
+                self.drop_rest()
             self.loseConnection()
             return
         if self._savedTimeOut:

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from ..balancing import Upstream
 from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
-from ..exchange import Exchange
+from ..exchange import Exchange, State
 from ..headers import OutgoingRequest, Peer, prepare_request
 from ..http1 import (
     MAX_REMEMBERED,
@@ -42,6 +42,13 @@ from .resources import Desk
 
 if TYPE_CHECKING:
     from .site import ProxySite
+
+
+def _guessed_head(data: bytes) -> RequestHead:
+    """What a head that is none may have meant, for the logs."""
+    words = data.partition(b"\r\n")[0].split()
+    return RequestHead(words[0] if words else b"", words[1] if len(words) > 1 else b"", [], b"-")
+
 
 # What comes next from the client.
 _HEAD, _LENGTH, _CHUNKS, _NOTHING, _BYTES, _UNKNOWN, _DROPPED = range(7)
@@ -90,6 +97,7 @@ class FastChannel(Lingering, Protocol):
     _head: RequestHead | None = None
     _empty_lines = 0
     _head_began = -1
+    _taking_turns = False
     _handed_over: Any = None
 
     def __init__(self, site: ProxySite, proxied: Proxied) -> None:
@@ -119,7 +127,8 @@ class FastChannel(Lingering, Protocol):
             return
         self._quiet_since = self.site.ticks
         if what == _HEAD:
-            self._read_heads(self._held + data if self._held else data)
+            held = self._held
+            self._read_heads(held + data if held else data, len(held))
         elif what == _NOTHING:
             self._held += data
             if not self._stopped and self._held_enough():
@@ -133,20 +142,27 @@ class FastChannel(Lingering, Protocol):
     def _held_enough(self) -> bool:
         """Whether no more is to be read before the request under way is answered."""
         held = self._held
-        return self._next == _NOTHING and (
-            len(held) > MAX_WAITING or held.count(b"\r\n\r\n") >= self.site.limits.pipelined
+        return self._taking_turns or (
+            self._next == _NOTHING
+            and (len(held) > MAX_WAITING or held.count(b"\r\n\r\n") >= self.site.limits.pipelined)
         )
 
-    def _read_heads(self, data: bytes) -> None:
-        """Serve the requests in `data`, until one has to wait, or is not complete."""
+    def _read_heads(self, data: bytes, known: int = 0) -> None:
+        """Serve the requests in `data`, until one has to wait, or is not complete.
+
+        So many bytes of it are `known` to hold no whole head.
+        """
         self._reading = True
+        turns = self.site.limits.pipelined
         while True:
             if data[:1] in b"\r\n":
                 data = self._without_empty_lines(data)
-            end = data.find(b"\r\n\r\n") + 4
+                known = 0
+            end = data.find(b"\r\n\r\n", max(known - 3, 0)) + 4
             if end < 4:
-                self._begin_head(data)
+                self._begin_head(data, known)
                 break
+            known = 0
             if end == len(data):
                 self._held = b""
                 self._request(data)
@@ -156,7 +172,21 @@ class FastChannel(Lingering, Protocol):
             data = self._held
             if not data or self._next != _HEAD or self.full:
                 break
+            turns -= 1
+            if turns <= 0:
+                # Answered at once, all of them: now it is the others' turn.
+                self._taking_turns = True
+                self._steer()
+                self.site.reactor.callLater(0, self._go_on)
+                break
         self._reading = False
+
+    def _go_on(self) -> None:
+        self._taking_turns = False
+        if self._next == _HEAD:
+            self._steer()
+            if self._held and not self.full:
+                self._read_heads(self._held)
 
     def _without_empty_lines(self, data: bytes) -> bytes:
         while data.startswith(b"\r\n") and self._empty_lines < MAX_EMPTY_LINES:
@@ -164,7 +194,7 @@ class FastChannel(Lingering, Protocol):
             data = data[2:]
         return data
 
-    def _begin_head(self, data: bytes) -> None:
+    def _begin_head(self, data: bytes, known: int) -> None:
         """Hold a head that has not come whole, unless it is wrong already."""
         self._held = data
         if data in (b"", b"\r"):
@@ -172,9 +202,9 @@ class FastChannel(Lingering, Protocol):
         if self._head_began < 0:
             self._head_began = self.site.ticks
         try:
-            check_begun(data, self.site.limits)
+            check_begun(data, self.site.limits, known)
         except ProxyError as error:
-            self._refuse_head(error, data)
+            self._refuse_head(error, _guessed_head(data))
 
     def _request(self, data: bytes) -> None:
         """A head is complete: begin an exchange, refuse it, or hand the connection over."""
@@ -185,11 +215,15 @@ class FastChannel(Lingering, Protocol):
         desk = proxied.desk
         try:
             head = self._head = request_head(data, site.limits, self._head)
+        except ProxyError as error:
+            self._refuse_head(error, _guessed_head(data))
+            return
+        try:
             request = prepare_request(
                 head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits
             )
         except ProxyError as error:
-            self._refuse_head(error, data)
+            self._refuse_head(error, head)
             return
         self._served += 1
         self._http10 = head.version != b"HTTP/1.1"
@@ -219,7 +253,7 @@ class FastChannel(Lingering, Protocol):
             if held:
                 # With the head in one piece, if there is a connection.
                 self._read_body(held)
-                if self._exchange is not exchange:
+                if exchange.state is State.DONE:
                     # Refused for its body.
                     return
         elif self._held and self._held_enough():
@@ -258,25 +292,21 @@ class FastChannel(Lingering, Protocol):
     def _give_up_body(self, error: ProxyError) -> None:
         """The body breaks its framing: nothing more of it can be understood, or what follows it."""
         exchange = self._exchange
-        assert isinstance(exchange, Exchange)
-        self._exchange = None
-        exchange.client_gone()
+        assert isinstance(exchange, Exchange) and self._head is not None
+        exchange.client_gone(error.message)
         if self._status:
             # An answer has begun, and must not end as if it were whole.
-            self._log_end(exchange, error.message)
+            self._exchange_over()
             self._next = _DROPPED
             self.transport.abortConnection()
         else:
-            self._refuse_head(error, b"")
+            self._refuse_head(error, self._head)
 
     # Refusals and the end.
 
-    def _refuse_head(self, error: ProxyError, data: bytes) -> None:
+    def _refuse_head(self, error: ProxyError, head: RequestHead) -> None:
         """Answer what is no valid request, and close: what follows cannot be understood."""
-        line = data.partition(b"\r\n")[0].split(b" ")
-        head = self._head
-        if data or head is None:
-            head = self._head = RequestHead(line[0], line[1] if len(line) > 1 else b"", [], b"-")
+        self._head = head
         status, message = report_refusal(self._proxied.desk.log, head.method, head.target, error)
         self._persistent = False
         # There may be more of it: a reset must not overtake the answer.
@@ -328,6 +358,7 @@ class FastChannel(Lingering, Protocol):
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`."""
+        self._quiet_since = self.site.ticks
         out = self._out
         if self._chunked:
             out.append(last_chunk(trailers))
@@ -350,13 +381,16 @@ class FastChannel(Lingering, Protocol):
                 self._steer()
             if self._held and not self._reading and not self.full:
                 self._read_heads(self._held)
-        elif self._next in (_LENGTH, _CHUNKS, _UNKNOWN):
+        else:
+            more = self._next in (_LENGTH, _CHUNKS, _UNKNOWN) or self._held or self._stopped
+            tunnel = self._next == _BYTES
             self._next = _DROPPED
             self._request_held = False
-            self.linger()
-        else:
-            self._next = _DROPPED
-            self.close()
+            self._held = b""
+            if not tunnel and (more or getattr(self.transport, "unread", False)):
+                self.linger()
+            else:
+                self.close()
 
     def abort(self) -> None:
         """See `interfaces.Downstream`; what came before the break is the client's all the same."""
@@ -479,18 +513,17 @@ class FastChannel(Lingering, Protocol):
         limits = self.site.limits
         if self._next == _DROPPED:
             self.tick_lingering(now)
+        elif self.full:
+            self.tick_full(now, self._exchange)
         elif self._head_began >= 0:
             if now - self._head_began >= limits.head_timeout:
                 self._refuse_head(
-                    RequestTimeout(f"the head took over {limits.head_timeout:g} s to arrive"), self._held
+                    RequestTimeout(f"the head took over {limits.head_timeout:g} s to arrive"),
+                    _guessed_head(self._held),
                 )
         elif self._exchange is None and now - self._quiet_since >= limits.keepalive_timeout:
-            if self.full:
-                # Closing in order would wait for a client that takes nothing.
-                self.transport.abortConnection()
-            else:
-                self._next = _DROPPED
-                self.close()
+            self._next = _DROPPED
+            self.close()
 
     # The other plane, and the access log.
 

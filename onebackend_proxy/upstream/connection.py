@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,7 +27,9 @@ from ..messages import CHUNKED, Headers, ResponseHead
 from ..transports import make_immediate
 from ..tunnel import Tunnel
 
-CLOSED = "the service closed the connection before it had answered"
+CLOSED = "the service closed the connection before its answer was complete"
+CLOSE_AT_MOST = 10.0
+"""Seconds that a service has to take what was sent to it, once its connection is closed."""
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -44,6 +52,7 @@ class UpstreamConnection(ResponseReader, Protocol):
     _silent = True
     _paused = False
     _gone = False
+    _late: IDelayedCall | None = None
 
     def __init__(
         self,
@@ -131,8 +140,11 @@ class UpstreamConnection(ResponseReader, Protocol):
         self.transport.unregisterProducer()
         if ISSLTransport.providedBy(self.transport):
             self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
+            return
+        self.transport.loseConnection()
+        if getattr(self.transport, "waiting", 0):
+            # A service that takes nothing is not waited for.
+            self._late = self.transport.reactor.callLater(CLOSE_AT_MOST, self.transport.abortConnection)
 
     def _give_up(self) -> None:
         self._exchange = None
@@ -192,6 +204,8 @@ class UpstreamConnection(ResponseReader, Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: that ends a body without length, and breaks off any other answer."""
+        if self._late is not None and self._late.active():
+            self._late.cancel()
         clean = reason.check(ConnectionDone) is not None
         self._ended(clean, "" if clean else reason.getErrorMessage())
 

@@ -667,11 +667,41 @@ class TestClientsThatDoNotRead(SiteTests):
         service = self.plane.upstream.accept()
         client.wire.fill()
         service.answer(b"one")
-        self.plane.clock.pump([1.0] * int(DEFAULTS.keepalive_timeout - 1))
+        self.plane.clock.pump([1.0] * int(DEFAULTS.idle_timeout - 1))
         assert not client.wire.closed
         self.plane.clock.pump([1.0, 1.0])
         assert client.wire.aborted
         assert not self.site.channels
+
+    def test_a_slow_reader_has_all_the_time_it_needs(self) -> None:
+        client = self.plane.connect().ask()
+        service = self.plane.upstream.accept()
+        client.wire.fill()
+        wire = cast(Any, client.wire)
+        service.respond(200, (b"Content-Length", b"3"))
+        for wire.outstanding in range(100, 10, -1):
+            self.plane.clock.pump([10.0])
+        assert not client.wire.closed
+        service.send_body(b"one")
+        service.finish()
+        for wire.outstanding in range(1000, 900, -1):
+            self.plane.clock.pump([10.0])
+        assert not client.wire.closed
+        self.plane.clock.pump([1.0] * int(DEFAULTS.idle_timeout + 1))
+        assert client.wire.aborted
+
+    def test_idle_counts_from_the_end_of_the_answer(self) -> None:
+        client = self.plane.connect().ask()
+        service = self.plane.upstream.accept()
+        service.respond(200, (b"Content-Length", b"4"))
+        for piece in (b"a", b"b", b"c", b"d"):
+            self.plane.clock.pump([1.0] * 40)
+            service.send_body(piece)
+        service.finish()
+        self.plane.clock.pump([1.0] * int(DEFAULTS.keepalive_timeout - 1))
+        assert not client.wire.closed
+        self.plane.clock.pump([1.0, 1.0])
+        assert client.wire.disconnecting
 
     def test_an_answer_before_the_service_has_taken_the_body_leaves_no_mark(self) -> None:
         head = b"POST /svc/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
@@ -702,10 +732,10 @@ class TestLingering(SiteTests):
 
     def test_it_waits_for_the_answer_to_leave(self) -> None:
         client = self.begin()
-        cast(Any, client.wire).unsent = True
+        cast(Any, client.wire).outstanding = 10
         self.plane.clock.pump([1.0] * 30)
         assert client.wire.connected
-        cast(Any, client.wire).unsent = False
+        cast(Any, client.wire).outstanding = 0
         self.plane.clock.pump([1.0])
         assert client.wire.connected
         self.plane.clock.pump([1.0, 1.0])
@@ -723,7 +753,7 @@ class TestLingering(SiteTests):
 
     def test_but_not_for_ever(self) -> None:
         client = self.begin()
-        cast(Any, client.wire).unsent = True
+        cast(Any, client.wire).outstanding = 10
         self.plane.clock.pump([1.0] * (LINGER_AT_MOST + 1))
         assert client.wire.aborted
 

@@ -114,7 +114,7 @@ class TestConnecting(ConnectionTests):
         assert self.downstream.refused is None
 
     def test_a_bug_while_sending_costs_this_request_only(self) -> None:
-        self.begin().request.method = None  # type: ignore[assignment]
+        self.begin().request.lines = None  # type: ignore[assignment]
         self.network.accept()
         assert self.downstream.refused == (500, "internal error")
         assert len(self.flushLoggedErrors(TypeError)) == 1
