@@ -18,6 +18,7 @@ from ..exchange import Exchange
 from ..limits import DEFAULTS, Limits
 from .connecting import endpoint_for, unwrap
 from .connection import UpstreamConnection
+from .names import LookupGivenUp
 from .pool import Pool
 
 
@@ -233,6 +234,9 @@ class _Opening:
 
 
 def _connect_error(failure: Failure, timeout: float) -> ProxyError:
+    if failure.check(LookupGivenUp):
+        detail = f"looking up its name took too long, over {timeout:g} s"
+        return UpstreamTimeout("connecting to the service took too long", detail=detail)
     if failure.check(TimeoutError, UserError, CancelledError, ConnectingCancelledError):
         return UpstreamTimeout("connecting to the service took too long", detail=f"over {timeout:g} s")
     if failure.check(DNSLookupError):

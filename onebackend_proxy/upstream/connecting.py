@@ -9,6 +9,7 @@ from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -20,9 +21,11 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import (
     IHandshakeListener,
+    IHostnameResolver,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
+    IResolutionReceiver,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -33,6 +36,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..addresses import Address
+from .names import Hosts, names_of
 
 _PROTOCOL = b"http/1.1"
 _FAULTS = {
@@ -50,14 +54,43 @@ class HandshakeFailed(Exception):
     """TLS could not be agreed upon, or the certificate is not right; the text says why, for the log."""
 
 
+@implementer(IHostnameResolver)
 class _NameEndpoint(HostnameEndpoint):
-    """Connects to names with underscores too: Docker Compose makes such, and DNS does not mind."""
+    """Connects to what our own look-ups find, as Twisted connects to what the reactor's resolver finds.
+
+    That one's threads are shared with everything else, and it takes a look-up that was cancelled for a name
+    that is not known.
+    """
+
+    _hosts: Hosts = ()
 
     @staticmethod
     def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:
-        # Twisted's own check is IDNA's, for names that people type; an Address holds canonical ASCII.
+        # Twisted's own check is IDNA's, for names that people type; an Address holds canonical ASCII, and
+        # underscores too: Docker Compose makes such names, and DNS does not mind.
         text = host.decode("ascii") if isinstance(host, bytes) else host
         return False, text.encode("ascii"), text
+
+    def _getNameResolverAndMaybeWarn(self, reactor: object) -> IHostnameResolver:
+        return self
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `twisted.internet.interfaces.IStreamClientEndpoint`; fails as `Names.look_up` does, too."""
+
+        def found(hosts: Hosts) -> Deferred[IProtocol]:
+            self._hosts = hosts
+            return HostnameEndpoint.connect(self, protocolFactory)
+
+        return names_of(self._reactor).look_up(self._hostText).addCallback(found)
+
+    def resolveHostName(
+        self, resolutionReceiver: IResolutionReceiver, hostName: str, portNumber: int = 0, *rest: Any
+    ) -> Any:
+        """See `twisted.internet.interfaces.IHostnameResolver`: tells what was found."""
+        for host in self._hosts:
+            kind = IPv6Address if ":" in host else IPv4Address
+            resolutionReceiver.addressResolved(kind("TCP", host, portNumber))
+        resolutionReceiver.resolutionComplete()
 
 
 def endpoint_for(reactor: Any, address: Address, timeout: float, trust: Any = None) -> IStreamClientEndpoint:
@@ -65,7 +98,8 @@ def endpoint_for(reactor: Any, address: Address, timeout: float, trust: Any = No
 
     https is connected when the handshake is done: against the roots in `trust` (the system's if None) and the
     address's host by service-identity (RFC 9525), else it fails with `HandshakeFailed`.
-    `reactor` provides IReactorTCP, IReactorUNIX and IReactorPluggableNameResolver.
+    `reactor` provides IReactorTCP, IReactorUNIX and IReactorFromThreads. To look up a name takes as long as
+    it takes: whoever does not want to wait cancels.
     """
     if address.socket:
         return UNIXClientEndpoint(reactor, address.socket, timeout)

@@ -34,7 +34,8 @@ class HealthChecks:
     """Looks at every endpoint of `endpoints()` each 15 seconds, and at a single one when told to.
 
     Refused or silent for 3 seconds is Unreachable, over 1 second is Degraded, else Healthy; a name without an
-    address is an Error. One that requests could not connect to is in use again once it is seen to listen.
+    address is an Error. One that requests could not connect to is in use again once it is seen to listen; but
+    with https only a request that works can tell, and until then it stays Unreachable.
     """
 
     def __init__(
@@ -105,23 +106,28 @@ class HealthChecks:
         return connecting.addBoth(settled)
 
     def _found(self, endpoint: EndpointState, result: object, began: float) -> None:
-        now = self._reactor.seconds()
         was = endpoint.health
         if isinstance(result, Failure):
             nameless = result.check(DNSLookupError) is not None
-            health = Health.ERROR if nameless else Health.UNREACHABLE
+            endpoint.health = Health.ERROR if nameless else Health.UNREACHABLE
         else:
-            endpoint.last_heartbeat = now
-            if was is Health.UNREACHABLE:
-                # If it was taken out of use for that, it need not wait for a request to try it. One that
-                # accepts connections and then fails must: we have not seen it work.
-                endpoint.worked()
-            health = Health.DEGRADED if now - began > SLOW else Health.HEALTHY
-        if was is not health:
+            self._accepted(endpoint, began)
+        if was is not endpoint.health:
             self._log.info(
                 "{address} is {health}, was {was}",
                 address=endpoint.address.authority,
-                health=health.value,
+                health=endpoint.health.value,
                 was=was.value,
             )
-        endpoint.health = health
+
+    def _accepted(self, endpoint: EndpointState, began: float) -> None:
+        now = endpoint.last_heartbeat = self._reactor.seconds()
+        if endpoint.health is Health.UNREACHABLE:
+            if endpoint.address.scheme != "https":
+                # If it was taken out of use for that, it need not wait for a request to try it. One that
+                # accepts connections and then fails must: we have not seen it work.
+                endpoint.worked()
+            elif endpoint.ejected_until:
+                # It may have been the handshake that failed, of which we see nothing.
+                return
+        endpoint.health = Health.DEGRADED if now - began > SLOW else Health.HEALTHY

@@ -17,6 +17,7 @@ from onebackend_proxy.exchange import Exchange, State
 from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.testing import RecordingDownstream
 from onebackend_proxy.upstream import Http1Client
+from onebackend_proxy.upstream.names import LookupFailed, LookupGivenUp
 
 from ..properties import PROPERTY
 from ..wire import Wire
@@ -40,6 +41,8 @@ class TestConnecting(ConnectionTests):
         for error, status, message in (
             (ConnectionRefusedError(), 502, "no instance of the service could be reached"),
             (DNSLookupError(), 502, "no instance of the service could be reached"),
+            (LookupFailed("later"), 502, "no instance of the service could be reached"),
+            (LookupGivenUp(), 504, "connecting to the service took too long"),
             (ConnectTimeoutError(), 504, "connecting to the service took too long"),
         ):
             self.begin()

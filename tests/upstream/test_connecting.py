@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from twisted.internet import reactor as running
@@ -14,13 +14,13 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
 )
-from twisted.internet.interfaces import IHostnameResolver
+from twisted.internet.error import DNSLookupError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from onebackend_proxy.addresses import Address, parse_instance_url, parse_target
 from onebackend_proxy.balancing import EndpointState, Health, Upstream
@@ -28,11 +28,13 @@ from onebackend_proxy.exchange import Exchanges
 from onebackend_proxy.headers import Peer, prepare_request
 from onebackend_proxy.messages import Headers, RequestHead
 from onebackend_proxy.testing import RecordingDownstream
-from onebackend_proxy.upstream import Http1Client, connecting
+from onebackend_proxy.upstream import HealthChecks, Http1Client, connecting
 from onebackend_proxy.upstream.connecting import HandshakeFailed, endpoint_for
+from onebackend_proxy.upstream.names import LookupGivenUp
 
 from .support import Authority
 from .test_connection import OK
+from .test_names import Threads
 
 # Twisted types it as a module.
 reactor: Any = running
@@ -78,19 +80,82 @@ def test_https_goes_the_same_ways(url: str, kind: type) -> None:
     assert isinstance(connect(url).endpoint, kind)
 
 
-def test_a_name_with_an_underscore_is_looked_up_as_it_is() -> None:
-    reactor = MemoryReactorClock()
-    asked: list[str] = []
+class _Reactor(Threads, MemoryReactorClock):
+    """In memory, with threads that wait."""
 
-    class Resolver:
-        def resolveHostName(self, receiver: Any, name: str, *rest: Any, **named: Any) -> Any:
-            asked.append(name)
-            return receiver
 
-    reactor.nameResolver = cast(IHostnameResolver, Resolver())
-    address = parse_instance_url("http://my_service:8000")
-    endpoint_for(reactor, address, 5).connect(Factory.forProtocol(Protocol)).addErrback(lambda _: None)
-    assert asked == ["my_service"]
+class TestNames(SynchronousTestCase):
+    """Names are looked up by `Names`, not by the reactor."""
+
+    def setUp(self) -> None:
+        self.reactor = _Reactor()
+        names = self.reactor.names()
+        self.patch(connecting, "names_of", {self.reactor: names}.__getitem__)
+        self.patch(self.reactor, "nameResolver", None)
+
+    def connect(self, name: str) -> Deferred[Any]:
+        address = parse_instance_url(f"http://{name}:8000")
+        return endpoint_for(self.reactor, address, 5).connect(Factory.forProtocol(Protocol))
+
+    def test_a_name_with_an_underscore_is_looked_up_as_it_is(self) -> None:
+        self.connect("my_service")
+        assert self.reactor.asked == ["my_service"]
+
+    def test_what_is_found_is_connected_to_in_its_order(self) -> None:
+        self.reactor.said["a.example"] = ("2001:db8::1", "192.0.2.1")
+        for _ in range(2):
+            attempt = self.connect("a.example")
+            if self.reactor.asked:
+                assert self.reactor.tcpClients == []
+                self.reactor.answer()
+            # The next one is tried a moment later (RFC 8305).
+            self.reactor.advance(1)
+            self.assertNoResult(attempt)
+            assert [client[:2] for client in self.reactor.tcpClients] == [
+                ("2001:db8::1", 8000),
+                ("192.0.2.1", 8000),
+            ]
+            self.reactor.tcpClients.clear()
+
+    def test_no_address(self) -> None:
+        self.reactor.said["a.example"] = ()
+        attempt = self.connect("a.example")
+        self.reactor.answer()
+        self.failureResultOf(attempt, DNSLookupError)
+
+    def test_a_look_up_that_is_given_up(self) -> None:
+        attempt = self.connect("a.example")
+        attempt.cancel()
+        self.failureResultOf(attempt, LookupGivenUp)
+        self.reactor.answer()
+        assert self.reactor.tcpClients == []
+
+    def test_a_slow_name_is_a_time_out(self) -> None:
+        endpoint = EndpointState(parse_instance_url("http://a.example"))
+        exchanges = Exchanges(self.reactor, Http1Client(self.reactor))
+        downstream = RecordingDownstream()
+        request = prepare_request(
+            RequestHead(b"GET", b"/svc/x", [(b"Host", b"front.example")]), Peer(b"192.0.2.7"), b"id-1"
+        )
+        exchange = exchanges.begin(downstream, request, Upstream("svc", (endpoint,)))
+        exchange.start()
+        self.reactor.advance(5.0)
+        assert downstream.refused == (504, "connecting to the service took too long")
+        assert "looking up its name took too long, over 5 s" in exchange.reason
+
+    def test_a_slow_name_is_unreachable_and_no_error(self) -> None:
+        endpoint = EndpointState(parse_instance_url("http://a.example"))
+        checks = HealthChecks(self.reactor, lambda: [endpoint])
+        checks.look(endpoint)
+        checks.stop()
+        assert endpoint.health.value == "Unknown"
+        checks.look(endpoint)
+        self.reactor.advance(3.0)
+        assert endpoint.health.value == "Unreachable"
+        # By the next look the answer is there.
+        self.reactor.answer()
+        checks.look(endpoint)
+        assert [client[:2] for client in self.reactor.tcpClients] == [("192.0.2.1", 80)]
 
 
 class _Server(Protocol):

@@ -93,19 +93,52 @@ class TestHealthChecks(SynchronousTestCase):
         assert self.endpoint.health is Health.HEALTHY
 
     def test_one_that_refused_requests_is_in_use_again_once_it_listens(self) -> None:
-        self.endpoint.refused(0.0, Ejection())
-        self.checks.look(self.endpoint)
+        endpoint = EndpointState(parse_instance_url("http://a.example"))
+        endpoint.refused(0.0, Ejection())
+        self.checks.look(endpoint)
         self.network.fail()
-        assert self.endpoint.ejected_until == 1.0
-        self.checks.look(self.endpoint)
+        assert endpoint.ejected_until == 1.0
+        self.checks.look(endpoint)
         with capturedLogs() as logs:
             self.network.accept()
-        assert (self.endpoint.health, self.endpoint.ejected_until, self.endpoint.failures) == (
+        assert (endpoint.health, endpoint.ejected_until, endpoint.failures) == (
             Health.HEALTHY,
             0.0,
             0,
         )
         assert "is Healthy, was Unreachable" in str(formatEvent(logs[0]))
+
+    def test_with_https_only_a_request_can_tell(self) -> None:
+        # It accepts connections all the time, and its certificate is not right.
+        for failures, seconds in (1, 1.0), (2, 2.0), (3, 4.0):
+            self.endpoint.refused(self.clock.seconds(), Ejection())
+            out = self.endpoint.ejected_until
+            with capturedLogs() as logs:
+                self.checks.look(self.endpoint)
+                self.network.accept()
+            assert self.endpoint.health is Health.UNREACHABLE
+            assert (self.endpoint.failures, self.endpoint.ejected_until) == (failures, out)
+            assert self.endpoint.last_heartbeat == self.clock.seconds()
+            assert logs == []
+            # What happened is not forgotten: each time it is out for longer.
+            assert out == self.clock.seconds() + seconds
+            self.clock.advance(seconds)
+        self.endpoint.worked()
+        assert (self.endpoint.health.value, self.endpoint.ejected_until) == ("Healthy", 0.0)
+
+    def test_with_https_too_what_only_a_check_found_a_check_finds_mended(self) -> None:
+        self.checks.look(self.endpoint)
+        self.network.fail()
+        assert self.endpoint.health.value == "Unreachable"
+        self.checks.look(self.endpoint)
+        self.network.accept()
+        assert self.endpoint.health.value == "Healthy"
+
+    def test_where_none_is_taken_out_of_use_a_check_is_the_way_back_for_https_too(self) -> None:
+        self.endpoint.refused(0.0, Ejection(after=0))
+        self.checks.look(self.endpoint)
+        self.network.accept()
+        assert (self.endpoint.health, self.endpoint.failures) == (Health.HEALTHY, 1)
 
     def test_one_that_failed_otherwise_is_not(self) -> None:
         self.endpoint.health = Health.HEALTHY
