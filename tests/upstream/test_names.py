@@ -168,6 +168,15 @@ class TestAnswers(NamesTests):
         self.successResultOf(self.names.look_up("a1"))
         self.assertNoResult(self.names.look_up("a0"))
 
+    def test_what_was_not_asked_for_longest_is_forgotten(self) -> None:
+        for name in ("a", "b", "a"):
+            self.known(name)
+        for number in range(MAX_KEPT - 1):
+            self.names.look_up(f"more{number}")
+            self.threads.answer()
+        assert "a" in self.names._answers
+        assert "b" not in self.names._answers
+
     def test_no_thread(self) -> None:
         def no_thread(name: str, work: object) -> None:
             raise RuntimeError("can't start new thread")
