@@ -294,7 +294,7 @@ class TestReadInOneGo(SynchronousTestCase):
         def fails(reason: Failure) -> None:
             raise RuntimeError("a bug")
 
-        pair.protocol.connectionLost = fails  # type: ignore[method-assign]
+        pair.protocol.connectionLost = fails  # type: ignore[method-assign, assignment]
         pair.peer.close()
         self.turn(3)
         assert len(self.flushLoggedErrors(RuntimeError)) == 1

@@ -118,12 +118,12 @@ class ProxyChannel(Lingering, HTTPChannel):
             self.tick_lingering(now)
         elif self.full:
             self.tick_full(now, self.requests[0].exchange if self.requests else None)
-        elif self.timeOut is not None and now - self._quiet_since >= self.timeOut:
+        elif self.timeOut is not None and now - self._quiet_since > self.timeOut:
             self.timeoutConnection()
         elif self.line_mode and (self._buffer or self.requests):
             if self._head_watched[0] != self._heads:
                 self._head_watched = (self._heads, now)
-            elif now - self._head_watched[1] >= self.site.limits.head_timeout:
+            elif now - self._head_watched[1] > self.site.limits.head_timeout:
                 seconds = self.site.limits.head_timeout
                 self._refuse_head(RequestTimeout(f"the head took over {seconds:g} s to arrive"))
 

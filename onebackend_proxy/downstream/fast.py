@@ -516,12 +516,12 @@ class FastChannel(Lingering, Protocol):
         elif self.full:
             self.tick_full(now, self._exchange)
         elif self._head_began >= 0:
-            if now - self._head_began >= limits.head_timeout:
+            if now - self._head_began > limits.head_timeout:
                 self._refuse_head(
                     RequestTimeout(f"the head took over {limits.head_timeout:g} s to arrive"),
                     _guessed_head(self._held),
                 )
-        elif self._exchange is None and now - self._quiet_since >= limits.keepalive_timeout:
+        elif self._exchange is None and now - self._quiet_since > limits.keepalive_timeout:
             self._next = _DROPPED
             self.close()
 
