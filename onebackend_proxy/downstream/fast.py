@@ -20,23 +20,16 @@ from ..balancing import Upstream
 from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
 from ..exchange import Exchange, State
-from ..headers import OutgoingRequest, Peer, prepare_request
+from ..headers import OutgoingRequest, prepare_request
 from ..http1 import (
-    MAX_REMEMBERED,
     check_begun,
-    chunk,
-    interim_bytes,
-    last_chunk,
     request_head,
-    response_bytes,
 )
-from ..messages import CHUNKED, NO_BODY, Headers, RequestHead, ResponseHead
+from ..messages import CHUNKED, NO_BODY, RequestHead
 from ..transports import make_immediate
-from ..tunnel import Tunnel
-from .accesslog import Entry, exchange_entry
-from .answers import refusal, report_refusal
+from .answers import report_refusal
 from .channel import MAX_WAITING
-from .lingering import Lingering
+from .fast_answers import BYTES, CHUNKS, DROPPED, HEAD, LENGTH, NOTHING, UNKNOWN, FastAnswers
 from .peers import peer_of
 from .resources import Desk
 
@@ -44,17 +37,14 @@ if TYPE_CHECKING:
     from .site import ProxySite
 
 
+MAX_EMPTY_LINES = 4
+"""Empty lines before a request: some old clients send one behind a body (RFC 9112, 2.2)."""
+
+
 def _guessed_head(data: bytes) -> RequestHead:
     """What a head that is none may have meant, for the logs."""
     words = data.partition(b"\r\n")[0].split()
     return RequestHead(words[0] if words else b"", words[1] if len(words) > 1 else b"", [], b"-")
-
-
-# What comes next from the client.
-_HEAD, _LENGTH, _CHUNKS, _NOTHING, _BYTES, _UNKNOWN, _DROPPED = range(7)
-
-MAX_EMPTY_LINES = 4
-"""Empty lines before a request: some old clients send one behind a body (RFC 9112, 2.2)."""
 
 
 class Proxied(Shape):
@@ -72,38 +62,22 @@ class Proxied(Shape):
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
-class FastChannel(Lingering, Protocol):
-    """One client connection; an `interfaces.Downstream` for the exchange under way, which is one at most."""
+class FastChannel(FastAnswers, Protocol):
+    """One client connection: what comes in on it, and what becomes of it."""
 
-    transport: Any
-    full = False
-    """Whether the client takes no more for now."""
-    _exchange: Exchange | Tunnel | None = None
-    _next = _HEAD
     _left = 0
     _chunks: ChunkedBody
-    # A head that has begun, or what came behind the request under way.
-    _held = b""
     _reading = False
-    _request_held = False
-    _stopped = False
     _served = 0
-    _persistent = True
-    _chunked = False
-    _http10 = False
-    _status = 0
-    _sent = 0
-    _reason = ""
-    _head: RequestHead | None = None
     _empty_lines = 0
     _head_began = -1
     _taking_turns = False
     _handed_over: Any = None
 
     def __init__(self, site: ProxySite, proxied: Proxied) -> None:
+        super().__init__()
         self.site = site
         self._proxied = proxied
-        self._out: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<FastChannel of {self._peer.ip.decode()}: {self._exchange!r}>"
@@ -112,7 +86,7 @@ class FastChannel(Lingering, Protocol):
         """Be known to the site while the connection lasts."""
         transport = self.transport
         secure = not make_immediate(transport) and ISSLTransport.providedBy(transport)
-        self._peer: Peer = peer_of(transport.getPeer(), secure, self._proxied.desk.trusted)
+        self._peer = peer_of(transport.getPeer(), secure, self._proxied.desk.trusted)
         transport.registerProducer(self, True)
         self._quiet_since = self.site.ticks
         self.site.channel_opened(self)
@@ -122,28 +96,28 @@ class FastChannel(Lingering, Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes of a head, a body, a tunnel, or of what is not its turn yet."""
         what = self._next
-        if what == _DROPPED:
+        if what == DROPPED:
             # And nothing is waited for longer because of it.
             return
         self._quiet_since = self.site.ticks
-        if what == _HEAD:
+        if what == HEAD:
             held = self._held
             self._read_heads(held + data if held else data, len(held))
-        elif what == _NOTHING:
+        elif what == NOTHING:
             self._held += data
             if not self._stopped and self._held_enough():
                 self._steer()
-        elif what == _BYTES:
+        elif what == BYTES:
             assert self._exchange is not None
             self._exchange.request_body_received(data)
-        elif what in (_LENGTH, _CHUNKS):
+        elif what in (LENGTH, CHUNKS):
             self._read_body(data)
 
     def _held_enough(self) -> bool:
         """Whether no more is to be read before the request under way is answered."""
         held = self._held
         return self._taking_turns or (
-            self._next == _NOTHING
+            self._next == NOTHING
             and (len(held) > MAX_WAITING or held.count(b"\r\n\r\n") >= self.site.limits.pipelined)
         )
 
@@ -170,7 +144,7 @@ class FastChannel(Lingering, Protocol):
                 self._held = data[end:]
                 self._request(data[:end])
             data = self._held
-            if not data or self._next != _HEAD or self.full:
+            if not data or self._next != HEAD or self.full:
                 break
             turns -= 1
             if turns <= 0:
@@ -181,9 +155,16 @@ class FastChannel(Lingering, Protocol):
                 break
         self._reading = False
 
+    def _next_request(self) -> None:
+        if self._stopped or self._request_held:
+            self._request_held = False
+            self._steer()
+        if self._held and not self._reading and not self.full:
+            self._read_heads(self._held)
+
     def _go_on(self) -> None:
         self._taking_turns = False
-        if self._next == _HEAD:
+        if self._next == HEAD:
             self._steer()
             if self._held and not self.full:
                 self._read_heads(self._held)
@@ -230,12 +211,12 @@ class FastChannel(Lingering, Protocol):
         self._persistent = request.keep_alive and self._served < site.limits.keepalive_requests
         body = request.body
         if body == NO_BODY or body == 0:
-            self._next = _NOTHING
+            self._next = NOTHING
         elif body == CHUNKED:
-            self._next = _CHUNKS
+            self._next = CHUNKS
             self._chunks = ChunkedBody(site.limits)
         else:
-            self._next = _LENGTH
+            self._next = LENGTH
             self._left = body
         try:
             upstream = proxied.choose(request)
@@ -248,7 +229,7 @@ class FastChannel(Lingering, Protocol):
             self._hand_over(data)
             return
         exchange = self._exchange = desk.exchanges.begin(self, request, upstream)
-        if self._next != _NOTHING:
+        if self._next != NOTHING:
             held, self._held = self._held, b""
             if held:
                 # With the head in one piece, if there is a connection.
@@ -264,13 +245,13 @@ class FastChannel(Lingering, Protocol):
         """Take the request's body out of its framing."""
         exchange = self._exchange
         assert exchange is not None
-        if self._next == _LENGTH:
+        if self._next == LENGTH:
             left = self._left - len(data)
             if left > 0:
                 self._left = left
                 exchange.request_body_received(data)
                 return
-            self._next = _NOTHING
+            self._next = NOTHING
             if left < 0:
                 self._held = data[left:]
                 data = data[:left]
@@ -284,8 +265,8 @@ class FastChannel(Lingering, Protocol):
             return
         if body:
             exchange.request_body_received(body)
-        if rest is not None and self._next == _CHUNKS:
-            self._next = _NOTHING
+        if rest is not None and self._next == CHUNKS:
+            self._next = NOTHING
             self._held = rest
             exchange.request_ended(self._chunks.trailers)
 
@@ -297,7 +278,7 @@ class FastChannel(Lingering, Protocol):
         if self._status:
             # An answer has begun, and must not end as if it were whole.
             self._exchange_over()
-            self._next = _DROPPED
+            self._next = DROPPED
             self.transport.abortConnection()
         else:
             self._refuse_head(error, self._head)
@@ -310,133 +291,14 @@ class FastChannel(Lingering, Protocol):
         status, message = report_refusal(self._proxied.desk.log, head.method, head.target, error)
         self._persistent = False
         # There may be more of it: a reset must not overtake the answer.
-        self._next = _UNKNOWN
+        self._next = UNKNOWN
         self.refuse(status, message)
-
-    def refuse(self, status: int, message: str) -> None:
-        """See `interfaces.Downstream`."""
-        method = self._head.method if self._head is not None else b"GET"
-        head, body = refusal(status, message, method)
-        self.respond(head)
-        if body:
-            self._out.append(body)
-        self._sent = len(body)
-        self._reason = message
-        self.end([])
-
-    # What the exchange says.
-
-    def inform(self, head: ResponseHead) -> None:
-        """See `interfaces.Downstream`; HTTP/1.0 has no 1xx (RFC 9110, 15.2)."""
-        if not self._http10:
-            self.transport.write(interim_bytes(head))
-
-    def respond(self, head: ResponseHead) -> None:
-        """See `interfaces.Downstream`."""
-        site = self.site
-        if self._next != _NOTHING or site.closing or (self._http10 and head.body < NO_BODY):
-            # The rest of a body that nobody reads any more cannot be told from a next request.
-            self._persistent = False
-        self._status = head.status
-        more = b"" if head.dated else site.date_line()
-        data, self._chunked = response_bytes(head, self._http10, not self._persistent, more)
-        self._out.append(data)
-        if self.full and self._exchange is not None:
-            # Full already, with the answer before this one.
-            self._exchange.client_full()
-
-    def write(self, data: bytes) -> None:
-        """See `interfaces.Downstream`."""
-        self._out.append(chunk(data) if self._chunked else data)
-
-    def flush(self) -> None:
-        """See `interfaces.Downstream`."""
-        out = self._out
-        if out:
-            self.transport.write(b"".join(out) if len(out) > 1 else out[0])
-            out.clear()
-
-    def end(self, trailers: Headers) -> None:
-        """See `interfaces.Downstream`."""
-        self._quiet_since = self.site.ticks
-        out = self._out
-        if self._chunked:
-            out.append(last_chunk(trailers))
-            self._chunked = False
-        if out:
-            self.transport.write(b"".join(out))
-            out.clear()
-        exchange = self._exchange
-        self._exchange = None
-        if self.site.on_request_end is not None:
-            self._log_end(exchange, self._reason)
-            self._reason = ""
-        self._status = 0
-        if self._next == _NOTHING and self._persistent and not self.site.closing:
-            self._next = _HEAD
-            if self._head is not None and len(self._head.block) > MAX_REMEMBERED:
-                self._head = None
-            if self._stopped or self._request_held:
-                self._request_held = False
-                self._steer()
-            if self._held and not self._reading and not self.full:
-                self._read_heads(self._held)
-        else:
-            more = self._next in (_LENGTH, _CHUNKS, _UNKNOWN) or self._held or self._stopped
-            tunnel = self._next == _BYTES
-            self._next = _DROPPED
-            self._request_held = False
-            self._held = b""
-            if not tunnel and (more or getattr(self.transport, "unread", False)):
-                self.linger()
-            else:
-                self.close()
-
-    def abort(self) -> None:
-        """See `interfaces.Downstream`; what came before the break is the client's all the same."""
-        self.flush()
-        self._exchange_over()
-        self._next = _DROPPED
-        self.transport.abortConnection()
-
-    def pause_request(self) -> None:
-        """See `interfaces.Downstream`."""
-        self._request_held = True
-        self._steer()
-
-    def resume_request(self) -> None:
-        """See `interfaces.Downstream`."""
-        self._request_held = False
-        self._steer()
-
-    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
-        """See `interfaces.Downstream`."""
-        self._exchange = tunnel
-        self._next = _BYTES
-        self._status = 101
-        self._persistent = False
-        self.transport.write(interim_bytes(head))
-        if self.full:
-            tunnel.client_full()
-        self._steer()
-        held, self._held = self._held, b""
-        if held:
-            tunnel.request_body_received(held)
-
-    def half_close(self) -> None:
-        """See `interfaces.Downstream`; TLS knows no half of a connection."""
-        self.flush()
-        if self.can_half_close:
-            self.transport.loseWriteConnection()
-        else:
-            assert isinstance(self._exchange, Tunnel)
-            self._exchange.request_ended([])
 
     # What the transport says.
 
     def _steer(self) -> None:
         """Read from the client unless there is a reason not to: the one place that decides it."""
-        if self._next == _BYTES:
+        if self._next == BYTES:
             self._stopped = self._request_held
         else:
             self._stopped = self.full or self._request_held or self._held_enough()
@@ -458,7 +320,7 @@ class FastChannel(Lingering, Protocol):
         self._steer()
         if self._exchange is not None:
             self._exchange.client_drained()
-        elif self._held and self._next == _HEAD and not self._reading:
+        elif self._held and self._next == HEAD and not self._reading:
             self._read_heads(self._held)
 
     def stopProducing(self) -> None:
@@ -468,12 +330,12 @@ class FastChannel(Lingering, Protocol):
         """The client sends nothing more: in a tunnel the service's half goes on, else it counts as gone."""
         if self._handed_over is not None:
             self._handed_over.close()
-        elif self._next == _BYTES and self._exchange is not None:
+        elif self._next == BYTES and self._exchange is not None:
             self._exchange.request_ended([])
         else:
             begun = self._status
             self._exchange_over()
-            self._next = _DROPPED
+            self._next = DROPPED
             if begun:
                 # An answer broken off must not look whole to one who still reads.
                 self.transport.abortConnection()
@@ -489,29 +351,20 @@ class FastChannel(Lingering, Protocol):
             self._handed_over.connectionLost(reason)
             return
         self._exchange_over()
-        self._next = _DROPPED
+        self._next = DROPPED
         self.site.channel_closed(self)
-
-    def _exchange_over(self) -> None:
-        """There is nobody any more to answer."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
-            return
-        exchange.client_gone()
-        if self.site.on_request_end is not None:
-            self._log_end(exchange, "")
 
     # Time.
 
     @property
     def idle(self) -> bool:
         """Whether no request is under way; one whose head is not complete yet is none."""
-        return self._exchange is None and self._next == _HEAD
+        return self._exchange is None and self._next == HEAD
 
     def tick(self, now: int) -> None:
         """A second has passed: close what is quiet for too long, refuse a head that takes too long."""
         limits = self.site.limits
-        if self._next == _DROPPED:
+        if self._next == DROPPED:
             self.tick_lingering(now)
         elif self.full:
             self.tick_full(now, self._exchange)
@@ -522,49 +375,19 @@ class FastChannel(Lingering, Protocol):
                     _guessed_head(self._held),
                 )
         elif self._exchange is None and now - self._quiet_since > limits.keepalive_timeout:
-            self._next = _DROPPED
+            self._next = DROPPED
             self.close()
 
-    # The other plane, and the access log.
+    # The other plane.
 
     def _hand_over(self, data: bytes) -> None:
         """Let twisted.web's channel have the connection, this request first."""
         transport = self.transport
         transport.unregisterProducer()
-        self._next = _DROPPED
+        self._next = DROPPED
         held, self._held = self._held, b""
         channel = self._handed_over = self.site.web_channel(transport.getPeer())
         self.site.channels.discard(self)
         self.dataReceived = channel.dataReceived  # type: ignore[method-assign]
         channel.makeConnection(transport)
         channel.dataReceived(data + held)
-
-    def _log_end(self, exchange: Exchange | Tunnel | None, reason: str) -> None:
-        """Tell the access log of a request that was answered, or given up."""
-        head = self._head
-        if self.site.on_request_end is None or head is None:
-            return
-        agent = referer = host = b""
-        for name, value in head.headers:
-            # By length first: most fields are neither.
-            if len(name) == 10 and name.lower() == b"user-agent":
-                agent = value
-            elif len(name) == 7 and name.lower() == b"referer":
-                referer = value
-            elif exchange is None and name.lower() == b"host":
-                host = value
-        # 499, as nginx has it: the client left before there was an answer.
-        line = (head.method, head.target, head.version, self._status or 499)
-        now = self.site.reactor.seconds()
-        if isinstance(exchange, Tunnel):
-            exchange = exchange.exchange
-        if exchange is None:
-            # Refused as soon as it was read.
-            entry = Entry(
-                now, 0.0, b"", self._peer.ip, host, *line, 0, self._sent, agent, referer, reason=reason
-            )
-        else:
-            sent = exchange.bytes_out or self._sent
-            entry = exchange_entry(exchange, now, exchange.started, line, sent, agent, referer)
-        self._sent = 0
-        self.site.on_request_end(entry)

@@ -1,0 +1,204 @@
+"""What goes out on the fast plane: the answers on one client connection, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..exchange import Exchange
+from ..headers import Peer
+from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
+from ..messages import NO_BODY, Headers, RequestHead, ResponseHead
+from ..tunnel import Tunnel
+from .accesslog import Entry, exchange_entry
+from .answers import refusal
+from .lingering import Lingering
+
+# What comes next from the client: a head, a body with a length or in chunks, nothing that is its turn before
+# the request is answered, bytes of a tunnel, something that is no request, or what is dropped.
+HEAD, LENGTH, CHUNKS, NOTHING, BYTES, UNKNOWN, DROPPED = range(7)
+
+
+class FastAnswers(Lingering):
+    """An `interfaces.Downstream` for the exchange under way, which is one at most."""
+
+    transport: Any
+    full = False
+    """Whether the client takes no more for now."""
+    _peer: Peer
+    _exchange: Exchange | Tunnel | None = None
+    _next = HEAD
+    # What came behind the request under way, or a head that has begun.
+    _held = b""
+    _request_held = False
+    _stopped = False
+    # Of the request under way: its head, its version, whether the connection outlives it, and its answer.
+    _head: RequestHead | None = None
+    _http10 = False
+    _persistent = True
+    _chunked = False
+    _status = 0
+    _sent = 0
+    _reason = ""
+
+    def __init__(self) -> None:
+        self._out: list[bytes] = []
+
+    def _steer(self) -> None:
+        """Read from the client unless there is a reason not to."""
+        raise NotImplementedError
+
+    def _next_request(self) -> None:
+        """The connection goes on: look at what came behind the request that was answered."""
+        raise NotImplementedError
+
+    def inform(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`; HTTP/1.0 has no 1xx (RFC 9110, 15.2)."""
+        if not self._http10:
+            self.transport.write(interim_bytes(head))
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        site = self.site
+        if self._next != NOTHING or site.closing or (self._http10 and head.body < NO_BODY):
+            # The rest of a body that nobody reads any more cannot be told from a next request.
+            self._persistent = False
+        self._status = head.status
+        more = b"" if head.dated else site.date_line()
+        data, self._chunked = response_bytes(head, self._http10, not self._persistent, more)
+        self._out.append(data)
+        if self.full and self._exchange is not None:
+            # Full already, with the answer before this one.
+            self._exchange.client_full()
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        self._out.append(chunk(data) if self._chunked else data)
+
+    def flush(self) -> None:
+        """See `interfaces.Downstream`."""
+        out = self._out
+        if out:
+            self.transport.write(b"".join(out) if len(out) > 1 else out[0])
+            out.clear()
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`."""
+        self._quiet_since = self.site.ticks
+        out = self._out
+        if self._chunked:
+            out.append(last_chunk(trailers))
+            self._chunked = False
+        if out:
+            self.transport.write(b"".join(out))
+            out.clear()
+        exchange = self._exchange
+        self._exchange = None
+        if self.site.on_request_end is not None:
+            self._log_end(exchange, self._reason)
+            self._reason = ""
+        self._status = 0
+        if self._next == NOTHING and self._persistent and not self.site.closing:
+            self._next = HEAD
+            if self._head is not None and len(self._head.block) > MAX_REMEMBERED:
+                self._head = None
+            self._next_request()
+        else:
+            more = self._next in (LENGTH, CHUNKS, UNKNOWN) or self._held or self._stopped
+            tunnel = self._next == BYTES
+            self._next = DROPPED
+            self._request_held = False
+            self._held = b""
+            if not tunnel and (more or getattr(self.transport, "unread", False)):
+                self.linger()
+            else:
+                self.close()
+
+    def abort(self) -> None:
+        """See `interfaces.Downstream`; what came before the break is the client's all the same."""
+        self.flush()
+        self._exchange_over()
+        self._next = DROPPED
+        self.transport.abortConnection()
+
+    def pause_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._request_held = True
+        self._steer()
+
+    def resume_request(self) -> None:
+        """See `interfaces.Downstream`."""
+        self._request_held = False
+        self._steer()
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """See `interfaces.Downstream`."""
+        self._exchange = tunnel
+        self._next = BYTES
+        self._status = 101
+        self._persistent = False
+        self.transport.write(interim_bytes(head))
+        if self.full:
+            tunnel.client_full()
+        self._steer()
+        held, self._held = self._held, b""
+        if held:
+            tunnel.request_body_received(held)
+
+    def half_close(self) -> None:
+        """See `interfaces.Downstream`; TLS knows no half of a connection."""
+        self.flush()
+        if self.can_half_close:
+            self.transport.loseWriteConnection()
+        else:
+            assert isinstance(self._exchange, Tunnel)
+            self._exchange.request_ended([])
+
+    def refuse(self, status: int, message: str) -> None:
+        """See `interfaces.Downstream`."""
+        method = self._head.method if self._head is not None else b"GET"
+        head, body = refusal(status, message, method)
+        self.respond(head)
+        if body:
+            self._out.append(body)
+        self._sent = len(body)
+        self._reason = message
+        self.end([])
+
+    def _exchange_over(self) -> None:
+        """There is nobody any more to answer."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.client_gone()
+        if self.site.on_request_end is not None:
+            self._log_end(exchange, "")
+
+    def _log_end(self, exchange: Exchange | Tunnel | None, reason: str) -> None:
+        """Tell the access log of a request that was answered, or given up."""
+        head = self._head
+        if self.site.on_request_end is None or head is None:
+            return
+        agent = referer = host = b""
+        for name, value in head.headers:
+            # By length first: most fields are neither.
+            if len(name) == 10 and name.lower() == b"user-agent":
+                agent = value
+            elif len(name) == 7 and name.lower() == b"referer":
+                referer = value
+            elif exchange is None and name.lower() == b"host":
+                host = value
+        # 499, as nginx has it: the client left before there was an answer.
+        line = (head.method, head.target, head.version, self._status or 499)
+        now = self.site.reactor.seconds()
+        if isinstance(exchange, Tunnel):
+            exchange = exchange.exchange
+        if exchange is None:
+            # Refused as soon as it was read.
+            entry = Entry(
+                now, 0.0, b"", self._peer.ip, host, *line, 0, self._sent, agent, referer, reason=reason
+            )
+        else:
+            sent = exchange.bytes_out or self._sent
+            entry = exchange_entry(exchange, now, exchange.started, line, sent, agent, referer)
+        self._sent = 0
+        self.site.on_request_end(entry)
