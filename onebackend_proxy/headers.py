@@ -20,6 +20,7 @@ from .errors import (
     LoopDetected,
     MethodNotAllowed,
     NotImplementedHere,
+    ProxyError,
     TargetTooLong,
     UpstreamFailed,
 )
@@ -49,6 +50,8 @@ _METHODS = frozenset(
     b" MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE"
     b" SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
 )
+
+_SERVED_METHODS = _METHODS - {b"CONNECT", b"TRACE"}
 
 # What the request pass does with a field, by its name.
 _KEEP, _DROP, _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TE, _UPGRADE, _VIA_FIELD = range(10)
@@ -147,7 +150,6 @@ _TOKENS: dict[bytes, frozenset[bytes]] = {
     b"Keep-Alive": frozenset((b"keep-alive",)),
     b"Upgrade": frozenset((b"upgrade",)),
 }
-_TUNNEL_METHODS = (b"CONNECT", b"TRACE")
 _NO_UPGRADES = (b"h2", b"http", b"tls")
 _VIA = b"1.1 onebackend-proxy"
 _OTHER_CODINGS = (b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate")
@@ -315,10 +317,8 @@ def prepare_request(
     Raises the `errors.ProxyError` with the status that answers it (RFC 9112, 3 and 6.3).
     """
     method = head.method
-    if method not in _METHODS:
-        raise NotImplementedHere("the request method is not one of HTTP's")
-    if method in _TUNNEL_METHODS:
-        raise MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
+    if method not in _SERVED_METHODS:
+        raise _not_served(method)
     fields = head.sorted or sort_fields(head.headers)
     if fields.count > limits.head_fields:
         raise HeadTooLarge(f"more than {limits.head_fields} header fields")
@@ -364,6 +364,12 @@ def prepare_request(
         not fields.close and (http11 or fields.keep_alive),
         upgrade,
     )
+
+
+def _not_served(method: bytes) -> ProxyError:
+    if method in _METHODS:
+        return MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
+    return NotImplementedHere("the request method is not one of HTTP's")
 
 
 def _check_values(headers: Headers) -> None:

@@ -31,7 +31,11 @@ from zope.interface import implementer
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted, if its own limit allows so many."""
 MAX_AT_ONCE = 64
-"""Connections read in one go, after which the reactor has its turn."""
+"""Connections read in one go."""
+ROUNDS = 4
+"""Times that they are looked at while many are readable, after which the reactor has its turn."""
+FEW = 8
+"""Readable connections, below which the reactor has its turn at once."""
 
 
 @implementer(IReadDescriptor)
@@ -84,22 +88,28 @@ class _Readers:
     def doRead(self) -> None:
         """The reactor's call: something is readable."""
         connections = self._connections
-        for number, event in self._poll.poll(0, MAX_AT_ONCE):
-            connection = connections.get(number)
-            if connection is None:
-                # Closed by what another one has just read.
-                continue
-            why: Any = None
-            try:
-                if number not in self._paused:
-                    why = connection.doRead()
-                elif event & select.EPOLLERR:
-                    why = CONNECTION_LOST
-            except Exception as error:
-                self._log.failure("reading from a connection failed")
-                why = error
-            if why is not None:
-                self._disconnect(connection, why)
+        paused = self._paused
+        for _round in range(ROUNDS):
+            events = self._poll.poll(0, MAX_AT_ONCE)
+            for number, event in events:
+                connection = connections.get(number)
+                if connection is None:
+                    # Closed by what another one has just read.
+                    continue
+                why: Any = None
+                try:
+                    if number not in paused:
+                        why = connection.doRead()
+                    elif event & select.EPOLLERR:
+                        why = CONNECTION_LOST
+                except Exception as error:
+                    self._log.failure("reading from a connection failed")
+                    why = error
+                if why is not None:
+                    self._disconnect(connection, why)
+            if len(events) < FEW:
+                # Not busy: what comes meanwhile is the reactor's to wait for.
+                break
 
     def _disconnect(self, connection: _Immediate, why: Any) -> None:
         # As the reactor does it for its own: what goes wrong in one must not cost the others.
@@ -160,10 +170,8 @@ class _Immediate(Connection):
             self.dataBuffer
             or self._tempDataBuffer
             or (self.producer is not None and not self.streamingProducer)
-            or self.disconnecting
             or self.TLS
             or not self.connected
-            or self._writeDisconnected
         ):
             super().write(data)
             return
