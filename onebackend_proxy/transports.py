@@ -170,6 +170,7 @@ class _Immediate(Connection):
             self.dataBuffer
             or self._tempDataBuffer
             or (self.producer is not None and not self.streamingProducer)
+            or self.disconnecting
             or self.TLS
             or not self.connected
         ):
