@@ -178,7 +178,7 @@ SCENARIOS = {
         " openings, against p99 without them",
         "times",
         disturbance,
-        (OURS,),
+        CALM,
         (Target(2), Target(128, column="KiB each"), Target(8, column="grew, MiB")),
         decimals=2,
         paced_by=OURS,

@@ -1,9 +1,9 @@
 """1Backend's Proxy Svc as a Twisted program: one front door for services.
 
-messages, headers, http1    heads and framing        routing, balancing, addresses   decisions
-exchange                    the life of one request, between
+messages, headers, http1, chunked   heads and framing    routing, balancing, addresses   decisions
+exchange, tunnel            the life of one request, between
   upstream/                 the side the services are on, and
-  downstream/               the side the clients are on (a twisted.web tree)
+  downstream/               the side the clients are on (the fast plane, and a twisted.web tree)
 store/, registry/           what persists, and which instances serve a slug
 api/                        user-svc, registry-svc and proxy-svc
 options, service            settings and assembly: `twistd onebackend-proxy`
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .balancing import Timeouts
     from .downstream import ProxySite, ReverseProxyResource, ServiceResource
     from .errors import ProxyError, SettingError
+    from .limits import Limits
     from .options import Settings
     from .service import ProxyService, reverse_proxy
 
 _HOMES = {
+    "Limits": "limits",
     "ProxyError": "errors",
     "ProxyService": "service",
     "ProxySite": "downstream",
@@ -37,6 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Limits",
     "ProxyError",
     "ProxyService",
     "ProxySite",

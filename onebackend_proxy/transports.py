@@ -30,6 +30,10 @@ from zope.interface import implementer
 
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted, if its own limit allows so many."""
+NOT_SENT = 256 * 1024
+"""Bytes that wait in the kernel to be sent to one client, beyond those under way (tcp(7))."""
+MAX_ACCEPTED = 16
+"""Connections accepted in one go."""
 MAX_AT_ONCE = 64
 """Connections read in one go."""
 ROUNDS = 4
@@ -235,6 +239,21 @@ class _ImmediateUnixClient(_Immediate, UnixClient):
     """A connection made to a Unix socket; as above."""
 
 
+class _FairPort(Port):
+    """Accepts a few connections at a time: a burst of a thousand is not to stop those that are there."""
+
+    _accepts = 1
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many Twisted accepts in one go, which grows as long as there are more."""
+        return self._accepts
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:
+        self._accepts = min(number, MAX_ACCEPTED)
+
+
 _IMMEDIATE: dict[type, type] = {
     Server: _ImmediateServer,
     Client: _ImmediateClient,
@@ -271,13 +290,18 @@ def make_immediate(transport: Any) -> bool:
 def prepare_port(port: Any) -> None:
     """Let the connections that this port will accept cost little from the start.
 
-    Linux gives them the port's own TCP_NODELAY. A queue of 50, Twisted's default, would make the 51st client
+    Linux gives them the port's own options. A queue of 50, Twisted's default, would make the 51st client
     of a burst wait for a second.
     """
     if not isinstance(port, Port):
         return
     port.transport = _PORTS.get(port.transport, port.transport)
+    if type(port) is Port:
+        port.__class__ = _FairPort
     if port.socket.family in _TCP:
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Else a client that reads slowly has megabytes waiting in the kernel, fetched for it in one burst.
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
         if port.backlog == 50:
             port.socket.listen(BACKLOG)

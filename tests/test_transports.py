@@ -18,7 +18,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from onebackend_proxy.transports import MAX_AT_ONCE, make_immediate, prepare_port
+from onebackend_proxy.transports import (
+    MAX_ACCEPTED,
+    MAX_AT_ONCE,
+    NOT_SENT,
+    make_immediate,
+    prepare_port,
+)
 
 from .wire import Producer
 
@@ -415,3 +421,28 @@ class TestReadInOneGo(SynchronousTestCase):
         for reader in self.reactor.removeAll():
             reader.connectionLost(Failure(ConnectionLost()))
         assert pair.protocol.lost is not None
+
+
+class TestFairPort(SynchronousTestCase):
+    """What a port of ours gives its connections, and how many it takes at a time."""
+
+    def test_a_burst_is_taken_in_parts_and_gets_the_ports_options(self) -> None:
+        reactor: Any = EPollReactor()
+        factory = Listeners()
+        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.connectionLost, Failure(ConnectionDone()))
+        prepare_port(port)
+        clients = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(50)]
+        taken = []
+        for _ in range(40):
+            reactor.iterate(0.01)
+            taken.append(len(factory.built))
+        assert taken[-1] == 50
+        assert max(after - before for before, after in zip([0, *taken], taken, strict=False)) <= MAX_ACCEPTED
+        for number in (socket.TCP_NODELAY, socket.TCP_NOTSENT_LOWAT):
+            transport: Any = factory.built[0].transport
+            assert transport.socket.getsockopt(socket.IPPROTO_TCP, number) in (1, NOT_SENT)
+        for client in clients:
+            client.close()
+        for _ in range(5):
+            reactor.iterate(0.01)

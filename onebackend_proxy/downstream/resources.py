@@ -98,8 +98,12 @@ class ReverseProxyResource(Resource):
     def __init__(self, upstream: Callable[[], Upstream], desk: Desk, keep: int = 0) -> None:
         super().__init__()
         self._upstream = upstream
-        self._desk = desk
+        self.desk = desk
         self._keep = keep
+
+    def choose(self, request: OutgoingRequest) -> Upstream:
+        """See `fast.Proxied`: at the root of a site, all that comes is for the upstream."""
+        return self._upstream()
 
     def render(self, request: Any) -> int:
         """Answer later, with whatever the upstream answers."""
@@ -108,7 +112,7 @@ class ReverseProxyResource(Resource):
         if above > 0:
             path, question, query = target.partition(b"?")
             target = below(path, above) + question + query
-        relay(request, target, self._upstream, self._desk)
+        relay(request, target, self._upstream, self.desk)
         return NOT_DONE_YET
 
 
@@ -145,7 +149,7 @@ class ServiceResource(Resource):
     def __init__(self, registry: IRegistry, desk: Desk) -> None:
         super().__init__()
         self._registry = registry
-        self._desk = desk
+        self.desk = desk
         self._built_in: Mapping[bytes, IResource] = {}
         # One per slug of the registry, made when it is first asked for; unknown slugs leave nothing here.
         self._services: dict[str, ReverseProxyResource] = {}
@@ -153,11 +157,6 @@ class ServiceResource(Resource):
     def serve(self, built_in: Mapping[bytes, IResource]) -> None:
         """Answer for these slugs with resources of our own."""
         self._built_in = dict(built_in)
-
-    @property
-    def desk(self) -> Desk:
-        """See `fast.Proxied`."""
-        return self._desk
 
     def choose(self, request: OutgoingRequest) -> Upstream | None:
         """See `fast.Proxied`: by the slug in the request's path."""
@@ -176,11 +175,11 @@ class ServiceResource(Resource):
             name = slug.decode("latin-1")
             self._upstream(name)
         except ProxyError as error:
-            return _Refusal(error, self._desk)
+            return _Refusal(error, self.desk)
         service = self._services.get(name)
         if service is None:
             service = self._services[name] = ReverseProxyResource(
-                lambda: self._upstream(name), self._desk, keep=1
+                lambda: self._upstream(name), self.desk, keep=1
             )
         return service
 
@@ -193,7 +192,7 @@ class ServiceResource(Resource):
 
     def render(self, request: Any) -> int:
         """No slug at all: the path ends at the mount."""
-        return _Refusal(_unknown(""), self._desk).render(request)
+        return _Refusal(_unknown(""), self.desk).render(request)
 
 
 def _unknown(slug: str) -> NotFound:

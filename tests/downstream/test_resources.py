@@ -18,6 +18,7 @@ from twisted.web.server import GzipEncoderFactory, Request, Site
 from onebackend_proxy import ProxySite, ReverseProxyResource, Timeouts, reverse_proxy
 from onebackend_proxy.addresses import parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Upstream
+from onebackend_proxy.downstream.fast import FastChannel
 from onebackend_proxy.downstream.resources import Desk, below
 from onebackend_proxy.exchange import Exchanges
 from onebackend_proxy.testing import ScriptedUpstream
@@ -193,7 +194,7 @@ class TestStockRequests(SynchronousTestCase):
         for site in (Site, ProxySite):
 
             def factory(resource: Any, clock: Clock, site: type[Site] = site) -> Site:
-                proxy = ReverseProxyResource(lambda: resource._upstream("svc"), resource._desk)
+                proxy = ReverseProxyResource(lambda: resource._upstream("svc"), resource.desk)
                 return site(EncodingResourceWrapper(proxy, [GzipEncoderFactory()]), reactor=clock)
 
             plane = new_plane(factory, ONE)
@@ -312,6 +313,21 @@ class TestReverseProxy(SynchronousTestCase):
         upstream = Wire(reactor)
         upstream.attach(factory.buildProtocol(None))
         assert upstream.take().startswith(b"GET /base/x?y HTTP/1.1\r\n")
+        upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert client.answer().body == b"ok"
+
+    def test_on_the_fast_plane_it_is_a_whole_proxy(self) -> None:
+        reactor = MemoryReactorClock()
+        resource = reverse_proxy("http://10.0.0.1:8000/base", reactor=reactor)
+        wire = Wire(reactor)
+        channel = ProxySite(resource, reactor, fast=resource).buildProtocol(wire.getPeer())
+        assert isinstance(channel, FastChannel)
+        wire.attach(channel)
+        client = Client(reactor, wire).ask(b"GET /user-svc/x?y HTTP/1.1")
+        [(_host, _port, factory, _timeout, _)] = reactor.tcpClients
+        upstream = Wire(reactor)
+        upstream.attach(factory.buildProtocol(None))
+        assert upstream.take().startswith(b"GET /base/user-svc/x?y HTTP/1.1\r\n")
         upstream.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert client.answer().body == b"ok"
 
