@@ -152,6 +152,7 @@ _TOKENS: dict[bytes, frozenset[bytes]] = {
 }
 _NO_UPGRADES = (b"h2", b"http", b"tls")
 _VIA = b"1.1 onebackend-proxy"
+_OWN_LAST = b"X-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n"
 _OTHER_CODINGS = (b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate")
 MAX_LENGTH_DIGITS = 18
 """Digits of a Content-Length: an exabyte is no body, and no parser disagrees about so many."""
@@ -285,6 +286,13 @@ def is_known_method(method: bytes) -> bool:
     return method in _METHODS
 
 
+def not_served(method: bytes) -> ProxyError:
+    """Why requests with this method, which is not served, are refused."""
+    if method in _METHODS:
+        return MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
+    return NotImplementedHere("the request method is not one of HTTP's")
+
+
 def is_trusted(ip: bytes, networks: Sequence[Network]) -> bool:
     """Whether the address lies in one of the trusted proxies' networks."""
     if not networks:
@@ -318,7 +326,7 @@ def prepare_request(
     """
     method = head.method
     if method not in _SERVED_METHODS:
-        raise _not_served(method)
+        raise not_served(method)
     fields = head.sorted or sort_fields(head.headers)
     if fields.count > limits.head_fields:
         raise HeadTooLarge(f"more than {limits.head_fields} header fields")
@@ -345,12 +353,7 @@ def prepare_request(
         kept, lines, client_ip, request_id = _believed(peer, fields, trusted, host, request_id)
     else:
         kept = fields.kept
-        lines = b"%b%bX-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (
-            fields.lines,
-            peer.fields,
-            host,
-            request_id,
-        )
+        lines = fields.lines + peer.fields + _OWN_LAST % (host, request_id)
     return OutgoingRequest(
         method,
         target,
@@ -364,12 +367,6 @@ def prepare_request(
         not fields.close and (http11 or fields.keep_alive),
         upgrade,
     )
-
-
-def _not_served(method: bytes) -> ProxyError:
-    if method in _METHODS:
-        return MethodNotAllowed(f"{method.decode()} is not for a reverse proxy")
-    return NotImplementedHere("the request method is not one of HTTP's")
 
 
 def _check_values(headers: Headers) -> None:
@@ -464,7 +461,7 @@ def _believed(
     if _FORWARDED in forwarded:
         kept.append((b"Forwarded", forwarded[_FORWARDED]))
     lines = field_lines(kept) + _own_fields(chain, forwarded.get(_XFP) or peer.scheme, client_ip)
-    lines += b"X-Forwarded-Host: %b\r\nX-Request-Id: %b\r\n" % (forwarded.get(_XFH) or host, request_id)
+    lines += _OWN_LAST % (forwarded.get(_XFH) or host, request_id)
     return kept, lines, client_ip, request_id
 
 

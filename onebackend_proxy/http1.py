@@ -15,13 +15,12 @@ from .chunked import BARE_LF, ChunkedBody
 from .errors import (
     BadRequest,
     HeadTooLarge,
-    NotImplementedHere,
     ProxyError,
     TargetTooLong,
     UpstreamFailed,
     VersionNotSupported,
 )
-from .headers import NOT_HTTP, OutgoingRequest, is_known_method, prepare_response, sort_fields
+from .headers import NOT_HTTP, OutgoingRequest, is_known_method, not_served, prepare_response, sort_fields
 from .limits import DEFAULTS, Limits
 from .messages import (
     CHUNKED,
@@ -179,7 +178,7 @@ def request_head(data: bytes, limits: Limits = DEFAULTS, before: RequestHead | N
 def _check_complete(data: bytes, method: bytes, flaw: str) -> None:
     """Raise unless the parser's complaint is about the framing, which comes after all fields."""
     if not is_known_method(method):
-        raise NotImplementedHere("the request method is not one of HTTP's")
+        raise not_served(method)
     again = _CompleteFields()
     with contextlib.suppress(HttpParserError):
         HttpRequestParser(again).feed_data(data)

@@ -130,7 +130,7 @@ class ProxyChannel(Lingering, HTTPChannel):
     def timeoutConnection(self) -> None:
         """twisted.web's hook: nothing came for too long."""
         self.setTimeout(None)
-        if self.full or (self.requests and self.requests[0].startedWriting):
+        if self.requests and self.requests[0].startedWriting:
             # Closing in order would wait for a client that takes nothing.
             self.transport.abortConnection()
         elif self.requests:

@@ -21,10 +21,7 @@ from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
 from ..exchange import Exchange, State
 from ..headers import OutgoingRequest, prepare_request
-from ..http1 import (
-    check_begun,
-    request_head,
-)
+from ..http1 import check_begun, request_head
 from ..messages import CHUNKED, NO_BODY, RequestHead
 from ..transports import make_immediate
 from .answers import report_refusal
@@ -159,15 +156,16 @@ class FastChannel(FastAnswers, Protocol):
         if self._stopped or self._request_held:
             self._request_held = False
             self._steer()
-        if self._held and not self._reading and not self.full:
-            self._read_heads(self._held)
+        self._read_held()
 
     def _go_on(self) -> None:
         self._taking_turns = False
         if self._next == HEAD:
-            self._steer()
-            if self._held and not self.full:
-                self._read_heads(self._held)
+            self._next_request()
+
+    def _read_held(self) -> None:
+        if self._held and self._next == HEAD and not self._reading and not self.full:
+            self._read_heads(self._held)
 
     def _without_empty_lines(self, data: bytes) -> bytes:
         while data.startswith(b"\r\n") and self._empty_lines < MAX_EMPTY_LINES:
@@ -320,8 +318,8 @@ class FastChannel(FastAnswers, Protocol):
         self._steer()
         if self._exchange is not None:
             self._exchange.client_drained()
-        elif self._held and self._next == HEAD and not self._reading:
-            self._read_heads(self._held)
+        else:
+            self._read_held()
 
     def stopProducing(self) -> None:
         """The transport will send nothing more: `connectionLost` follows."""
