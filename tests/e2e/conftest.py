@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from .api import Api
-from .proxy_process import ProxyProcess
+from .proxy_process import ProxyProcess, running
 from .raw_backend import RawBackend, Script, answer_ok
 from .raw_client import RawClient
 from .recording import Recorder
@@ -20,12 +20,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """The proxy that tests share; when the session ends it must stop well."""
-    started = ProxyProcess(tmp_path_factory.mktemp("proxy"))
-    try:
-        yield started.start()
-        started.stop()
-    finally:
-        started.kill()
+    with running(tmp_path_factory.mktemp("proxy")) as started:
+        yield started
 
 
 @pytest.fixture

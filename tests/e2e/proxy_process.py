@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import requests
 
@@ -119,3 +121,14 @@ class ProxyProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, *options: str) -> Iterator[ProxyProcess]:
+    """A proxy that runs meanwhile; at the end it must stop well."""
+    proxy = ProxyProcess(folder, *options)
+    try:
+        yield proxy.start()
+        proxy.stop()
+    finally:
+        proxy.kill()

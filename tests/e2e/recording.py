@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 
 import attrs
 import h11
 
+from .api import Api
 from .proxy_process import ProxyProcess
-from .raw_backend import Connection
+from .raw_backend import Connection, RawBackend
 from .raw_client import RawClient
 from .waiting import wait_until
 
@@ -144,3 +147,12 @@ def assert_served(proxy: ProxyProcess, slug: str) -> None:
     """The next client gets its answer."""
     with RawClient(proxy.port) as client:
         assert client.get(b"/%s/next" % slug.encode()).status == 200
+
+
+@contextlib.contextmanager
+def recorded(admin: Api, slug: str) -> Iterator[Recorder]:
+    """What the one instance of `slug` receives, at the proxy of this admin."""
+    recorder = Recorder()
+    with RawBackend(recorder) as backend:
+        admin.add_instance(backend.url, slug)
+        yield recorder

@@ -13,10 +13,9 @@ import attrs
 import pytest
 
 from .api import Api
-from .proxy_process import ProxyProcess
-from .raw_backend import RawBackend
+from .proxy_process import ProxyProcess, running
 from .raw_client import RawClient
-from .recording import LogSince, Recorder, assert_refused, assert_served
+from .recording import LogSince, Recorder, assert_refused, assert_served, recorded
 from .waiting import wait_until
 
 HOST = b" HTTP/1.1\r\nHost: a\r\n"
@@ -179,12 +178,8 @@ ROWS = {
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory) -> Iterator[ProxyProcess]:
     """A proxy with limits that a test can reach; when the module ends it must stop well."""
-    proxy = ProxyProcess(tmp_path_factory.mktemp("strict"), "--body-limit", str(BODY_LIMIT))
-    try:
-        yield proxy.start()
-        proxy.stop()
-    finally:
-        proxy.kill()
+    with running(tmp_path_factory.mktemp("strict"), "--body-limit", str(BODY_LIMIT)) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +191,8 @@ def strict_admin(strict: ProxyProcess) -> Api:
 @pytest.fixture
 def recorder(strict_admin: Api, slug: str) -> Iterator[Recorder]:
     """What the one instance of `slug` receives."""
-    recorded = Recorder()
-    with RawBackend(recorded) as backend:
-        strict_admin.add_instance(backend.url, slug)
-        yield recorded
+    with recorded(strict_admin, slug) as recorder:
+        yield recorder
 
 
 def exchange(proxy: ProxyProcess, sent: bytes) -> bytes:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from .api import Api
-from .proxy_process import ProxyProcess
+from .proxy_process import ProxyProcess, running
 from .raw_backend import RawBackend
 from .raw_client import RawClient
-from .recording import LogSince, Recorder, assert_refused, assert_served, statuses
+from .recording import LogSince, Recorder, assert_refused, assert_served, recorded, statuses
 from .waiting import wait_until
 
 HOST = b" HTTP/1.1\r\nHost: a\r\n"
@@ -26,18 +26,14 @@ GROWTH_KIB = 20 * 1024
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Iterator[ProxyProcess]:
     """A proxy whose limits of time a test can wait for; when the module ends it must stop well."""
-    proxy = ProxyProcess(
+    with running(
         tmp_path_factory.mktemp("quick"),
         *("--head-timeout", f"{HEAD_SECONDS * 1000:.0f}ms"),
         *("--idle-timeout", f"{IDLE_SECONDS * 1000:.0f}ms"),
         *("--keepalive-timeout", f"{IDLE_SECONDS * 1000:.0f}ms"),
         *("--keepalive-requests", str(KEEPALIVE_REQUESTS)),
-    )
-    try:
-        yield proxy.start()
-        proxy.stop()
-    finally:
-        proxy.kill()
+    ) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +45,8 @@ def quick_admin(quick: ProxyProcess) -> Api:
 @pytest.fixture
 def quickly(quick_admin: Api, slug: str) -> Iterator[Recorder]:
     """What the one instance of `slug` at the quick proxy receives."""
-    recorded = Recorder()
-    with RawBackend(recorded) as service:
-        quick_admin.add_instance(service.url, slug)
-        yield recorded
+    with recorded(quick_admin, slug) as recorder:
+        yield recorder
 
 
 def path_of(slug: str) -> bytes:
