@@ -16,7 +16,8 @@ from zope.interface import Interface
 from .balancing import EndpointState, Upstream
 from .headers import OutgoingRequest
 from .messages import Headers, ResponseHead
-from .records import Account, App, Instance, Redirect, Route, Token
+from .records import Account, App, Certificate, Instance, Redirect, Route, Token
+from .routing import RouteTable
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 # zope's Interface methods take no `self` and have no body.
 # ruff: noqa: N805
 # mypy: disable-error-code="empty-body"
+
+
+@attrs.frozen(eq=False)
+class Published:
+    """What a store holds of that which requests are served by, at one moment.
+
+    What did not change is the same object in the next one. The certificates come without their keys.
+    """
+
+    routes: RouteTable[Route]
+    redirects: RouteTable[Redirect]
+    instances: tuple[Instance, ...]
+    certificates: tuple[Certificate, ...]
 
 
 class IStore(Interface):
@@ -62,6 +76,24 @@ class IStore(Interface):
 
     def delete_instance(instance_id: str) -> Deferred[None]:
         """Delete it; `errors.NotFound` if there is none."""
+
+    def certificates() -> Deferred[tuple[Certificate, ...]]:
+        """All certificates, without their private keys."""
+
+    def certificate(certificate_id: str) -> Deferred[Certificate | None]:
+        """The certificate with this id, with its private key."""
+
+    def save_certificates(certificates: Sequence[Certificate]) -> Deferred[None]:
+        """Insert or replace each by its id; what is there already keeps its `created_at`."""
+
+    def delete_certificates(ids: Sequence[str]) -> Deferred[None]:
+        """As `delete_routes`."""
+
+    def follow(listener: Callable[[Published], None]) -> Deferred[None]:
+        """Call `listener` with what there is, before the Deferred fires, and again after each change.
+
+        That is in the reactor's thread, and within a second for changes that another process makes.
+        """
 
     def account(slug: str) -> Deferred[Account | None]:
         """The account with this slug."""

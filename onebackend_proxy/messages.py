@@ -55,6 +55,15 @@ class RequestHead:
     sorted: SortedFields | None = None
 
 
+@attrs.frozen
+class Answer:
+    """An answer of the proxy's own, in the place of an upstream's: a redirect, say."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+
+
 @attrs.define(eq=False)
 class ResponseHead:
     """An answer's head, hop-by-hop fields already taken out; `body` is how its body is framed.

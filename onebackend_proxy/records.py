@@ -20,11 +20,37 @@ BUILT_IN_SLUGS = ("user-svc", "registry-svc", "proxy-svc")
 
 
 @attrs.frozen
+class WeightedTarget:
+    """One of several targets of a Route (a URL, see `addresses.check_target`) and its share."""
+
+    url: str
+    weight: int = 1
+
+
+@attrs.frozen
+class RouteTimeouts:
+    """Seconds, as in `balancing.Timeouts`; None is what the program's settings say."""
+
+    connect: float | None = None
+    first_byte: float | None = None
+    idle: float | None = None
+
+
+@attrs.frozen
 class Route:
-    """Requests for `id` (canonical host, optionally with a path prefix) go to `target` (a URL)."""
+    """Requests for `id` (canonical host, optionally with a path prefix) go to `target` (a URL).
+
+    In its place there may be several `targets`. `balance` is a word of `balancing.Balance`; "" and None are
+    what the program's settings say.
+    """
 
     id: str
-    target: str
+    target: str = ""
+    targets: tuple[WeightedTarget, ...] = ()
+    balance: str = ""
+    timeouts: RouteTimeouts = RouteTimeouts()
+    retries: int | None = None
+    tls_insecure_skip_verify: bool = False
 
 
 @attrs.frozen
@@ -53,6 +79,27 @@ class Instance:
     ip: str = ""
     path: str = ""
     deployment_id: str = ""
+
+
+@attrs.frozen
+class Certificate:
+    """A certificate for `names`: canonical host names (``*.`` may stand before one) and IP addresses.
+
+    `chain` is PEM, the leaf first; `private_key` is PEM (PKCS 8), and empty wherever it is only listed.
+    `serial` is in hexadecimal, upper case.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    chain: str
+    private_key: str = attrs.field(repr=False)
+    common_name: str
+    issuer: str
+    serial: str
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
 
 
 @attrs.frozen
