@@ -6,18 +6,21 @@ segments removed (RFC 3986, 6.2.2). The request target itself goes upstream byte
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from .addresses import canonical_host, is_slug
+from .addresses import bracketed, canonical_host, is_slug
 from .errors import BadRequest
+from .headers import MAX_AUTHORITY
 
-__all__ = ["RouteTable", "canonical_id", "is_slug", "normalized_path", "service_slug"]
+__all__ = ["RouteTable", "canonical_id", "is_slug", "normalized_path", "request_host", "service_slug"]
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_PORT = re.compile(r":[0-9]*\Z")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
 MAX_ID = 1024
 
@@ -66,6 +69,29 @@ def service_slug(path: bytes) -> bytes:
     return first
 
 
+def _canonical_name(host: str) -> str:
+    """``HOST`` or ``HOST:PORT`` as ids spell the host; raises `ValueError` that says what is wrong."""
+    return bracketed(canonical_host(_PORT.sub("", host) if not host.endswith("]") else host))
+
+
+def request_host(host: bytes) -> str:
+    """The canonical host of a valid Host field (see `headers.the_host`), by which a Route is found.
+
+    It has the form that it has in an id: no port, lower case, no trailing dot. What has no such form, as
+    ``127.1``, which is an address to some and a name to others, is "", which matches nothing.
+    """
+    return _request_host(host) if len(host) <= MAX_AUTHORITY else ""
+
+
+# As with the check of it: few hosts are asked for very often, and what strangers make up goes again.
+@functools.lru_cache(1024)
+def _request_host(host: bytes) -> str:
+    try:
+        return _canonical_name(host.decode("ascii"))
+    except ValueError:
+        return ""
+
+
 def canonical_id(text: str) -> str:
     """The id of a Route or Redirect in the one form it is saved in: ``host`` or ``host/prefix``.
 
@@ -81,12 +107,9 @@ def canonical_id(text: str) -> str:
     if not host:
         raise ValueError("begins with no host" if slash else "is empty")
     wildcard = "*." if host.startswith("*.") else ""
-    host = re.sub(r":[0-9]*\Z", "", host.removeprefix("*.")) if not host.endswith("]") else host
-    name = canonical_host(host)
+    name = _canonical_name(host.removeprefix("*.") if not host.endswith("]") else host)
     if wildcard and ("." not in name or ":" in name):
         raise ValueError("has a wildcard over a whole top-level domain")
-    if ":" in name:
-        name = f"[{name}]"
     path = (slash + prefix).rstrip("/")
     if not _PREFIX.fullmatch(path):
         raise ValueError("has a path prefix with an empty segment or a character no path may hold")
@@ -104,6 +127,17 @@ class _HasId(Protocol):
 T = TypeVar("T", bound=_HasId)
 
 
+def _split(id: str) -> tuple[str, str]:
+    host, slash, prefix = id.partition("/")
+    return host, slash + prefix
+
+
+def _wildcard(host: str) -> str | None:
+    """The one wildcard that a host can fall under: ``*.`` in the place of its first label."""
+    dot = host.find(".")
+    return f"*{host[dot:]}" if dot > 0 else None
+
+
 class RouteTable(Generic[T]):
     """An immutable set of Routes (or Redirects); `match` finds the most specific one.
 
@@ -116,9 +150,9 @@ class RouteTable(Generic[T]):
         hosts: dict[str, dict[str, T]] = {}
         longest = 0
         for entry in entries:
-            host, slash, prefix = entry.id.partition("/")
-            hosts.setdefault(host, {})[slash + prefix] = entry
-            longest = max(longest, len(slash + prefix))
+            host, prefix = _split(entry.id)
+            hosts.setdefault(host, {})[prefix] = entry
+            longest = max(longest, len(prefix))
         self._hosts: Mapping[str, Mapping[str, T]] = hosts
         self._size = sum(map(len, hosts.values()))
         self._longest_prefix = longest
@@ -126,8 +160,52 @@ class RouteTable(Generic[T]):
     def __len__(self) -> int:
         return self._size
 
+    def __iter__(self) -> Iterator[T]:
+        for prefixes in self._hosts.values():
+            yield from prefixes.values()
+
     def __repr__(self) -> str:
         return f"<RouteTable: {self._size} routes for {len(self._hosts)} hosts>"
+
+    def changed(self, saved: Iterable[T] = (), deleted: Iterable[str] = ()) -> RouteTable[T]:
+        """The table without the entries of these ids, then with those saved, each instead of one of its id.
+
+        It is this very table if that is no change. It takes time in the number of hosts, but very little.
+        """
+        hosts = dict(self._hosts)
+        touched: dict[str, dict[str, T]] = {}
+
+        def prefixes_of(host: str) -> dict[str, T]:
+            if host not in touched:
+                hosts[host] = touched[host] = dict(self._hosts.get(host, ()))
+            return touched[host]
+
+        longest = self._longest_prefix
+        for id in deleted:
+            host, prefix = _split(id)
+            prefixes_of(host).pop(prefix, None)
+        for entry in saved:
+            host, prefix = _split(entry.id)
+            prefixes_of(host)[prefix] = entry
+            longest = max(longest, len(prefix))
+        if all(prefixes == self._hosts.get(host, {}) for host, prefixes in touched.items()):
+            return self
+        size = self._size
+        for host, prefixes in touched.items():
+            size += len(prefixes) - len(self._hosts.get(host, ()))
+            if not prefixes:
+                del hosts[host]
+        return self._made(hosts, size, longest)
+
+    @classmethod
+    def _made(cls, hosts: Mapping[str, Mapping[str, T]], size: int, longest: int) -> RouteTable[T]:
+        table = cls.__new__(cls)
+        table._hosts, table._size, table._longest_prefix = hosts, size, longest
+        return table
+
+    def has_host(self, host: str) -> bool:
+        """Whether any entry, whatever its prefix, is for this canonical host, or for ``*.`` one label up."""
+        return host in self._hosts or _wildcard(host) in self._hosts
 
     def match(self, host: str, path: str) -> T | None:
         """The entry for a canonical `host` and a normalized `path`, or None.
@@ -135,17 +213,37 @@ class RouteTable(Generic[T]):
         An exact host goes before ``*.`` one label up; within a host the longest prefix on segment
         boundaries wins.
         """
-        limit = self._longest_prefix
-        if len(path) > limit:
-            # Each try hashes what is left of the path: uncut, a long one would cost time in its square.
-            cut = path[: limit + 1]
-            path = cut[: cut.rfind("/") + 1]
+        path = self._cut(path)
         found = self._longest(self._hosts.get(host), path)
         if found is None:
-            dot = host.find(".")
-            if dot > 0:
-                found = self._longest(self._hosts.get(f"*{host[dot:]}"), path)
+            wildcard = _wildcard(host)
+            if wildcard is not None:
+                found = self._longest(self._hosts.get(wildcard), path)
         return found
+
+    def shorter(self, host: str, path: str) -> tuple[T, ...]:
+        """What `match` finds, and after it what it would find without that, and so on to the last."""
+        path = self._cut(path)
+        found: list[T] = []
+        for name in (host, _wildcard(host) or ""):
+            prefixes = self._hosts.get(name)
+            entry = self._longest(prefixes, path)
+            while entry is not None:
+                found.append(entry)
+                _host, prefix = _split(entry.id)
+                entry = self._longest(prefixes, prefix[: prefix.rfind("/")]) if prefix else None
+        return tuple(found)
+
+    def _cut(self, path: str) -> str:
+        """As much of `path` as may matter.
+
+        Each try hashes what is left of the path: uncut, a long one would cost time in its square.
+        """
+        limit = self._longest_prefix
+        if len(path) <= limit:
+            return path
+        cut = path[: limit + 1]
+        return cut[: cut.rfind("/") + 1]
 
     @staticmethod
     def _longest(prefixes: Mapping[str, T] | None, path: str) -> T | None:
