@@ -475,6 +475,15 @@ def test_an_exact_host_goes_first_even_with_a_shorter_prefix():
     assert _matched(["b.x.com/other", "*.x.com"], "b.x.com", "/app") == "*.x.com"
 
 
+def test_all_that_match_come_the_most_specific_first():
+    order = ["b.x.com/a/b", "b.x.com/a", "b.x.com", "*.x.com/a/b/c", "*.x.com/a", "*.x.com"]
+    others = ["x.com", "b.x.com/b", "*.b.x.com", "b.x.com/a/b/c/d", "*.x.com/a/b/cd"]
+    table = RouteTable(map(Entry, sorted(order + others)))
+    assert [entry.id for entry in table.shorter("b.x.com", "/a/b/c")] == order
+    assert [entry.id for entry in table.shorter("b.x.com", "/ab" * 50)] == ["b.x.com", "*.x.com"]
+    assert table.shorter("y.com", "/") == ()
+
+
 def test_a_wildcard_is_one_label():
     assert _matched(["*.x.com"], "x.com", "/") is None
     assert _matched(["*.x.com"], "a.b.x.com", "/") is None
