@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..addresses import bracketed, canonical_host
 from ..records import Certificate
-from .pem import PrivateKey, check_strength, read_parts, signs
+from .pem import PrivateKey, certificate_pem, check_strength, key_pem, read_parts, signs
 
 EARLY = datetime.timedelta(days=1)
 """How far ahead a certificate may begin: it is saved now so as to be shown then."""
@@ -66,10 +66,8 @@ def read_bundle(text: str, now: datetime.datetime, *, id: str = "") -> Certifica
     return Certificate(
         id=name,
         names=names,
-        chain="".join(_pem(certificate) for certificate in chain),
-        private_key=key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode("ascii"),
+        chain="".join(certificate_pem(certificate) for certificate in chain),
+        private_key=key_pem(key),
         common_name=_shown(leaf.subject, NameOID.COMMON_NAME) or names[0],
         issuer=_shown(leaf.issuer, NameOID.COMMON_NAME) or _shown(leaf.issuer, NameOID.ORGANIZATION_NAME),
         serial=f"{leaf.serial_number:X}",
@@ -78,10 +76,6 @@ def read_bundle(text: str, now: datetime.datetime, *, id: str = "") -> Certifica
         created_at=now,
         updated_at=now,
     )
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -204,8 +198,8 @@ def _shown(name: x509.Name, oid: x509.ObjectIdentifier) -> str:
     return ""
 
 
-def _bare(host: str) -> str:
-    """Routes have IPv6 addresses in brackets, certificates without."""
+def bare_host(host: str) -> str:
+    """The canonical `host` as a certificate has it: routes have IPv6 addresses in brackets."""
     return host[1:-1] if host.startswith("[") else host
 
 
@@ -216,7 +210,7 @@ def _parent(host: str) -> str:
 
 def covers(certificate: Certificate, host: str) -> bool:
     """Whether a client that asked for the canonical `host` takes this certificate for it."""
-    host = _bare(host)
+    host = bare_host(host)
     return host in certificate.names or _parent(host) in certificate.names
 
 
@@ -243,7 +237,7 @@ class CertificateTable:
         What is valid goes first, then what has the exact name and no wildcard, then what ends last. With
         nothing valid there is still one to show: its date tells a visitor more than a broken handshake.
         """
-        host = _bare(host)
+        host = bare_host(host)
         found: list[Certificate] = [*self._by_name.get(host, ()), *self._by_name.get(_parent(host), ())]
         for certificate in found:
             if certificate.not_before <= now < certificate.not_after:

@@ -191,3 +191,14 @@ def signs(key: PrivateKey) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def key_pem(key: PrivateKey) -> str:
+    """The PEM text of a private key: PKCS 8, in clear."""
+    plain = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
+
+
+def certificate_pem(certificate: x509.Certificate) -> str:
+    """The PEM text of one certificate."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")

@@ -1,7 +1,7 @@
 """Keys, certificates and bundles of all kinds, made while a test runs.
 
-`made("x.com")` is a leaf with its key, by an authority of ours unless told otherwise; `.bundle` is what people
-save, `record("x.com")` what the store keeps.
+`made("x.com")` is a leaf with its key, by an authority of ours unless told otherwise; `.bundle` is what
+people save, `record("x.com")` what the store keeps.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def made(*names, issuer=None, key=None, purpose=ExtendedKeyUsageOID.SERVER_AUTH,
     issuer = None if self_signed else issuer or intermediate()
     extensions = [(x509.BasicConstraints(ca=False, path_length=None), True)]
     if names:
-        extensions.append((alternative_names(names), False))
+        extensions.append((alternative_names(names), not more.get("common_name")))
     if purpose:
         extensions.append((x509.ExtendedKeyUsage([purpose]), False))
     if issuer:
