@@ -107,6 +107,12 @@ class TooManyRequests(ProxyError):
         self.retry_after = retry_after
 
 
+class Misdirected(ProxyError):
+    """A host that this connection's certificate is not for (RFC 9110, 15.5.20)."""
+
+    status = 421
+
+
 class HeadTooLarge(ProxyError):
     """The header section is over its limit (RFC 6585, 5)."""
 

@@ -22,12 +22,6 @@ from .units import parse_count, parse_seconds, parse_size, shown_seconds, shown_
 DEFAULT_LISTEN = "tcp:11337:interface=127.0.0.1"
 FORMATS = ("json", "combined")
 _BALANCES = ", ".join(choice.value for choice in Balance)
-# 1Backend's variables for what a later version of this program brings.
-NOT_YET = (
-    "OB_EDGE_PROXY",
-    "OB_EDGE_PROXY_TEST_MODE",
-    "OB_SYNC_CERTS_TO_FILES",
-)
 
 
 @attrs.frozen
@@ -35,6 +29,12 @@ class Settings:
     """All settings of the program; the defaults are those of the command line."""
 
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    edge: bool = False
+    edge_test_mode: bool = False
+    http_port: int = 80
+    https_port: int = 443
+    http: str = ""
+    https: str = ""
     folder: pathlib.Path = attrs.field(factory=default_folder)
     encryption_key: str = attrs.field(default="", repr=False)
     trusted_proxies: tuple[Network, ...] = ()
@@ -43,7 +43,7 @@ class Settings:
     balance: Balance = Balance.RANDOM
     open_registration: bool = False
     admin_password: str = attrs.field(default="", repr=False)
-    ignored: tuple[str, ...] = ()
+    sync_certs_to_files: bool = False
     limits: Limits = DEFAULTS
 
 
@@ -77,6 +77,12 @@ def _endpoint(text: str) -> str:
 
 def _endpoints(text: str) -> tuple[str, ...]:
     return tuple(_endpoint(word) for word in text.split())
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) < 65536:
+        raise ValueError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
 
 
 def _folder(text: str) -> pathlib.Path:
@@ -155,12 +161,42 @@ SETTINGS = (
         _endpoints,
         repeatable=True,
     ),
+    _Setting(
+        "edge",
+        "OB_EDGE_PROXY",
+        "Serve Routes by host, on the HTTP and HTTPS ports.",
+        _true_or_false,
+        flag=True,
+    ),
+    _Setting(
+        "edge-test-mode",
+        "OB_EDGE_PROXY_TEST_MODE",
+        "Serve Routes on the HTTP port in clear: no redirect, no certificates.",
+        _true_or_false,
+        flag=True,
+    ),
+    _Setting("http-port", "OB_EDGE_PROXY_HTTP_PORT", "HTTP port of the edge. [default: 80]", _port),
+    _Setting("https-port", "OB_EDGE_PROXY_HTTPS_PORT", "HTTPS port of the edge. [default: 443]", _port),
+    _Setting(
+        "http",
+        "OB_PROXY_HTTP",
+        "Endpoint in the place of --http-port, such as systemd:domain=INET6:index=0.",
+        _endpoint,
+    ),
+    _Setting("https", "OB_PROXY_HTTPS", "Endpoint in the place of --https-port.", _endpoint),
     _Setting("folder", "OB_FOLDER", f"Data folder. [default: {DEFAULT_FOLDER}]", _folder),
     _Setting(
         "encryption-key",
         "OB_ENCRYPTION_KEY",
         "Encrypts private keys at rest. [default: made in FOLDER/encryption.key]",
         str,
+    ),
+    _Setting(
+        "sync-certs-to-files",
+        "OB_SYNC_CERTS_TO_FILES",
+        "Also write certificates to FOLDER/certs/live/DOMAIN.",
+        _true_or_false,
+        flag=True,
     ),
     _Setting(
         "trusted-proxies",
@@ -224,7 +260,8 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
         raise SettingError("OB_PROXY_LISTEN: no endpoint in it")
     limits = Limits(**{limit.field: values.pop(limit.field) for limit in LIMITS if limit.field in values})
     values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
-    values["ignored"] = tuple(name for name in NOT_YET if environment.get(name, "").lower() == "true")
+    # Who names a port of the edge, or tests it, wants it.
+    values["edge"] = any(values.get(name) for name in ("edge", "edge_test_mode", "http", "https"))
     return Settings(**values, limits=limits)
 
 

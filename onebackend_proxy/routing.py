@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
+from urllib.parse import quote
 
 from .addresses import bracketed, canonical_host, is_slug
 from .errors import BadRequest
@@ -22,6 +23,9 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PORT = re.compile(r":[0-9]*\Z")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
+_SLASHES = re.compile(rb"/{2,}")
+# All of ASCII that a URL may hold, escapes too: only what is not ASCII is to be escaped.
+_KEPT = "%!#$&'()*+,/:;=?@[]~"
 MAX_ID = 1024
 
 
@@ -90,6 +94,57 @@ def _request_host(host: bytes) -> str:
         return _canonical_name(host.decode("ascii"))
     except ValueError:
         return ""
+
+
+def edge_path(target: bytes) -> str:
+    """The path of a request target by which a Route or Redirect is found: normalized, and no ``//`` in it.
+
+    Backends merge slashes or do not, and a rule for the one path could be walked around by way of the other.
+    Raises `errors.BadRequest` for a path that the two read as different places (``/a//../b``).
+    """
+    path = target.partition(b"?")[0]
+    if b"//" in path:
+        merged = _SLASHES.sub(b"/", normalized_path(path))
+        if merged != normalized_path(_SLASHES.sub(b"/", path)):
+            raise BadRequest("the path can be read in two ways")
+        path = merged
+    elif b"%" in path or b"/." in path:
+        path = normalized_path(path)
+    return path.decode("latin-1")
+
+
+def redirect_location(prefix: str, to: str, path: str, target: bytes) -> bytes:
+    """Where a Redirect of the path `prefix` to the URL or path `to` sends a request for `target`.
+
+    `path` is what `edge_path` made of the target. What the prefix does not match is appended, and the query.
+    It never names another host than `to` does (browsers read ``//`` and ``/\\`` as the beginning of one).
+    """
+    raw, _question, query = target.partition(b"?")
+    # Byte for byte, unless the prefix was written otherwise.
+    known = prefix.encode("ascii")
+    suffix = raw[len(known) :] if raw.startswith(known) else path[len(prefix) :].encode("latin-1")
+    base, _hash, fragment = _ascii_url(to).partition(b"#")
+    base, _question, own = base.partition(b"?")
+    if suffix:
+        base = base.rstrip(b"/") + suffix.replace(b"\\", b"%5C")
+        if base.startswith(b"//"):
+            base = b"/" + base.lstrip(b"/")
+    queries = b"&".join(part for part in (own, query) if part)
+    return base + (b"?" + queries if queries else b"") + (b"#" + fragment if fragment else b"")
+
+
+@functools.lru_cache(1024)
+def _ascii_url(url: str) -> bytes:
+    """A checked URL or path with nothing but ASCII in it (RFC 3987, 3.1)."""
+    if url.isascii():
+        return url.encode("ascii")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return quote(url, safe=_KEPT).encode("ascii")
+    end = next((index for index, character in enumerate(rest) if character in "/?#"), len(rest))
+    name, colon, port = rest[:end].partition(":")
+    host = name if name.isascii() else canonical_host(name)
+    return f"{scheme}://{host}{colon}{port}{quote(rest[end:], safe=_KEPT)}".encode("ascii")
 
 
 def canonical_id(text: str) -> str:

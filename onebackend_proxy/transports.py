@@ -52,7 +52,7 @@ class _Readers:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._poll = select.epoll()
-        self._connections: dict[int, _Immediate] = {}
+        self._connections: dict[int, Immediate] = {}
         self._paused: set[int] = set()
         self._log = Logger()
 
@@ -62,7 +62,7 @@ class _Readers:
     def logPrefix(self) -> str:
         return "connections"
 
-    def add(self, connection: _Immediate) -> None:
+    def add(self, connection: Immediate) -> None:
         number = connection.fileno()
         if number not in self._connections:
             if not self._connections:
@@ -73,14 +73,14 @@ class _Readers:
             self._paused.discard(number)
             self._poll.modify(number, select.EPOLLIN)
 
-    def pause(self, connection: _Immediate) -> None:
+    def pause(self, connection: Immediate) -> None:
         # That it breaks is told all the same, and once: who is not read from is not to stay for ever.
         number = connection.fileno()
         if self._connections.get(number) is connection:
             self._poll.modify(number, select.EPOLLET)
             self._paused.add(number)
 
-    def remove(self, connection: _Immediate) -> None:
+    def remove(self, connection: Immediate) -> None:
         number = connection.fileno()
         if self._connections.get(number) is connection:
             del self._connections[number]
@@ -115,7 +115,7 @@ class _Readers:
                 # Not busy: what comes meanwhile is the reactor's to wait for.
                 break
 
-    def _disconnect(self, connection: _Immediate, why: Any) -> None:
+    def _disconnect(self, connection: Immediate, why: Any) -> None:
         # As the reactor does it for its own: what goes wrong in one must not cost the others.
         try:
             self._reactor._disconnectSelectable(connection, why, True)
@@ -140,10 +140,12 @@ def _readers(reactor: Any) -> _Readers:
     return readers
 
 
-class _Immediate(Connection):
+class Immediate(Connection):
     """`write` tries the socket first; what it does not take waits, with back-pressure, as ever."""
 
     reactor: Any
+    lingers = True
+    """Whether our half can be closed first, while what still comes is read."""
 
     @property
     def waiting(self) -> int:
@@ -180,13 +182,17 @@ class _Immediate(Connection):
         ):
             super().write(data)
             return
-        try:
-            sent = self.socket.send(data)
-        except OSError:
-            # Full, or broken: the reactor's own attempt tells which, and acts on it.
-            sent = 0
+        sent = self._send_now(data)
         if sent < len(data):
             super().write(data[sent:] if sent else data)
+
+    def _send_now(self, data: bytes) -> int:
+        """The number of bytes that the kernel took."""
+        try:
+            return self.socket.send(data)
+        except OSError:
+            # Full, or broken: the reactor's own attempt tells which, and acts on it.
+            return 0
 
     def doRead(self) -> ConnectionLost | ConnectionDone | None:  # type: ignore[override]
         """See `twisted.internet.interfaces.IReadDescriptor`."""
@@ -223,19 +229,19 @@ class _Immediate(Connection):
         super().connectionLost(reason)
 
 
-class _ImmediateServer(_Immediate, Server):
+class ImmediateServer(Immediate, Server):
     """An accepted TCP connection."""
 
 
-class _ImmediateClient(_Immediate, Client):
+class _ImmediateClient(Immediate, Client):
     """A TCP connection made."""
 
 
-class _ImmediateUnixServer(_Immediate, UnixServer):
+class ImmediateUnixServer(Immediate, UnixServer):
     """An accepted connection to a Unix socket; file descriptors that come over it are dropped."""
 
 
-class _ImmediateUnixClient(_Immediate, UnixClient):
+class _ImmediateUnixClient(Immediate, UnixClient):
     """A connection made to a Unix socket; as above."""
 
 
@@ -255,15 +261,15 @@ class _FairPort(Port):
 
 
 _IMMEDIATE: dict[type, type] = {
-    Server: _ImmediateServer,
+    Server: ImmediateServer,
     Client: _ImmediateClient,
-    UnixServer: _ImmediateUnixServer,
+    UnixServer: ImmediateUnixServer,
     UnixClient: _ImmediateUnixClient,
 }
 
 
 _TCP = (socket.AF_INET, socket.AF_INET6)
-_PORTS: dict[Any, Any] = {Server: _ImmediateServer, UnixServer: _ImmediateUnixServer}
+_PORTS: dict[Any, Any] = {Server: ImmediateServer, UnixServer: ImmediateUnixServer}
 
 
 def make_immediate(transport: Any) -> bool:
@@ -271,7 +277,7 @@ def make_immediate(transport: Any) -> bool:
 
     Returns whether it is: then there is nothing, such as TLS, between the protocol and the socket.
     """
-    if isinstance(transport, _Immediate):
+    if isinstance(transport, Immediate):
         return True
     immediate = _IMMEDIATE.get(type(transport))
     if immediate is None:

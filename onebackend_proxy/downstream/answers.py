@@ -15,7 +15,7 @@ from zope.interface import implementer
 from ..errors import ProxyError, answer_for, error_body
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Headers, ResponseHead, shown
+from ..messages import NO_BODY, Answer, Headers, ResponseHead, shown
 from ..tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 
 def refusal(status: int, message: str, method: bytes) -> tuple[ResponseHead, bytes]:
     """Our own error answer to a request with this method: its head, and its JSON body if it has one."""
-    body = error_body(message)
     headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
     if status == 405:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-    headers.append((b"Content-Length", b"%d" % len(body)))
-    head = ResponseHead(status, HTTPStatus(status).phrase.encode("ascii"), headers, len(body))
-    return head, b"" if method == b"HEAD" else body
+    return own_answer(Answer(status, headers, error_body(message)), method)
+
+
+def own_answer(answer: Answer, method: bytes) -> tuple[ResponseHead, bytes]:
+    """An answer of our own to a request with this method: its head, and its body if it has one."""
+    size = len(answer.body)
+    headers = [*answer.headers, (b"Content-Length", b"%d" % size)]
+    head = ResponseHead(answer.status, HTTPStatus(answer.status).phrase.encode("ascii"), headers, size)
+    return head, b"" if method == b"HEAD" else answer.body
 
 
 def report_refusal(log: Logger, method: bytes, target: bytes, error: ProxyError) -> tuple[int, str]:
@@ -66,7 +71,13 @@ class RequestDownstream:
 
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
-        head, body = refusal(status, message, self._request.method)
+        self._send(*refusal(status, message, self._request.method))
+
+    def answer(self, answer: Answer) -> None:
+        """Answer in the place of an upstream."""
+        self._send(*own_answer(answer, self._request.method))
+
+    def _send(self, head: ResponseHead, body: bytes) -> None:
         self.respond(head)
         if body:
             self.write(body)

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
-from typing import Protocol as Shape
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..balancing import Upstream
 from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout
 from ..exchange import Exchange, State
-from ..headers import OutgoingRequest, prepare_request
+from ..headers import prepare_request
 from ..http1 import check_begun, request_head
-from ..messages import CHUNKED, NO_BODY, RequestHead
+from ..messages import CHUNKED, NO_BODY, Answer, RequestHead
 from ..transports import make_immediate
 from .answers import report_refusal
 from .channel import MAX_WAITING
 from .fast_answers import BYTES, CHUNKS, DROPPED, HEAD, LENGTH, NOTHING, UNKNOWN, FastAnswers
 from .peers import peer_of
-from .resources import Desk
+from .resources import Proxied
 
 if TYPE_CHECKING:
     from .site import ProxySite
@@ -42,20 +40,6 @@ def _guessed_head(data: bytes) -> RequestHead:
     """What a head that is none may have meant, for the logs."""
     words = data.partition(b"\r\n")[0].split()
     return RequestHead(words[0] if words else b"", words[1] if len(words) > 1 else b"", [], b"-")
-
-
-class Proxied(Shape):
-    """What tells the fast plane where a request goes."""
-
-    @property
-    def desk(self) -> Desk:
-        """What every proxied request passes."""
-
-    def choose(self, request: OutgoingRequest) -> Upstream | None:
-        """The upstream for a request; None if it is not proxied.
-
-        Raises the `errors.ProxyError` that answers it.
-        """
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -82,7 +66,17 @@ class FastChannel(FastAnswers, Protocol):
     def connectionMade(self) -> None:
         """Be known to the site while the connection lasts."""
         transport = self.transport
-        secure = not make_immediate(transport) and ISSLTransport.providedBy(transport)
+        make_immediate(transport)
+        secure = ISSLTransport.providedBy(transport)
+        covers = getattr(transport, "covers", None)
+        if covers is not None:
+            self._proxied = self._proxied.over(covers)
+        if secure and transport.negotiatedProtocol == b"h2":
+            # What many a program never speaks is loaded when it is first spoken.
+            from .http2 import Http2Channel
+
+            self._give_to(Http2Channel(self.site, self._proxied))
+            return
         self._peer = peer_of(transport.getPeer(), secure, self._proxied.desk.trusted)
         transport.registerProducer(self, True)
         self._quiet_since = self.site.ticks
@@ -225,6 +219,9 @@ class FastChannel(FastAnswers, Protocol):
             return
         if upstream is None:
             self._hand_over(data)
+            return
+        if type(upstream) is Answer:
+            self.answer(upstream)
             return
         exchange = self._exchange = desk.exchanges.begin(self, request, upstream)
         if self._next != NOTHING:
@@ -384,8 +381,13 @@ class FastChannel(FastAnswers, Protocol):
         transport.unregisterProducer()
         self._next = DROPPED
         held, self._held = self._held, b""
-        channel = self._handed_over = self.site.web_channel(transport.getPeer())
         self.site.channels.discard(self)
-        self.dataReceived = channel.dataReceived  # type: ignore[method-assign]
-        channel.makeConnection(transport)
+        channel = self.site.web_channel(transport.getPeer())
+        self._give_to(channel)
         channel.dataReceived(data + held)
+
+    def _give_to(self, channel: Any) -> None:
+        """From now on the connection is this channel's."""
+        self._handed_over = channel
+        self.dataReceived = channel.dataReceived  # type: ignore[method-assign]
+        channel.makeConnection(self.transport)

@@ -7,10 +7,10 @@ from typing import Any
 from ..exchange import Exchange
 from ..headers import Peer
 from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Headers, RequestHead, ResponseHead
+from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead
 from ..tunnel import Tunnel
 from .accesslog import Entry, exchange_entry
-from .answers import refusal
+from .answers import own_answer, refusal
 from .lingering import Lingering
 
 # What comes next from the client: a head, a body with a length or in chunks, nothing that is its turn before
@@ -156,12 +156,19 @@ class FastAnswers(Lingering):
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
         method = self._head.method if self._head is not None else b"GET"
-        head, body = refusal(status, message, method)
+        self._reason = message
+        self._send(*refusal(status, message, method))
+
+    def answer(self, answer: Answer) -> None:
+        """Answer in the place of an upstream."""
+        assert self._head is not None
+        self._send(*own_answer(answer, self._head.method))
+
+    def _send(self, head: ResponseHead, body: bytes) -> None:
         self.respond(head)
         if body:
             self._out.append(body)
         self._sent = len(body)
-        self._reason = message
         self.end([])
 
     def _exchange_over(self) -> None:

@@ -32,13 +32,16 @@ class Lingering:
 
     @property
     def can_half_close(self) -> bool:
-        """Whether our half can be closed alone: plain TCP. Under TLS it would look like a truncation."""
+        """Whether our half can be closed alone, and be understood so: plain TCP.
+
+        A client that speaks TLS takes that for the end of all (RFC 8446, 6.1, has it otherwise).
+        """
         transport = self.transport
         return ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport)
 
     def linger(self) -> None:
         """Close our half when all is sent, and wait for the client to close its own."""
-        if not self.can_half_close:
+        if not self.can_half_close and not getattr(self.transport, "lingers", False):
             self.close()
             return
         self._quiet_since = self.site.ticks

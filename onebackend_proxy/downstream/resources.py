@@ -16,7 +16,7 @@ from ..errors import NotFound, ProxyError
 from ..exchange import Exchanges
 from ..headers import Network, OutgoingRequest, prepare_request
 from ..interfaces import IRegistry
-from ..messages import NO_BODY, Headers, RequestHead
+from ..messages import NO_BODY, Answer, Headers, RequestHead
 from ..routing import is_slug, service_slug
 from .answers import ChannelDownstream, ResourceDownstream, report_refusal
 from .peers import peer_of
@@ -32,7 +32,27 @@ class Desk:
     log: Logger = attrs.field(factory=Logger)
 
 
-def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: Desk) -> None:
+class Proxied:
+    """What tells the fast plane and HTTP/2 where a request goes."""
+
+    desk: Desk
+    """What every proxied request passes."""
+
+    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
+        """The upstream for a request, or our own answer to it; None if it is not proxied.
+
+        Raises the `errors.ProxyError` that answers it.
+        """
+        raise NotImplementedError
+
+    def over(self, covers: Callable[[str], bool]) -> Proxied:
+        """The same for one TLS connection, whose certificate `covers` some (canonical) hosts."""
+        return self
+
+
+def relay(
+    request: Any, target: bytes, choose: Callable[[OutgoingRequest], Upstream | Answer], desk: Desk
+) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
     downstream = downstream_for(request)
     if isinstance(downstream, ChannelDownstream):
@@ -47,9 +67,12 @@ def relay(request: Any, target: bytes, upstream: Callable[[], Upstream], desk: D
         outgoing = prepare_request(
             head, peer, b"%032x" % getrandbits(128), desk.trusted, desk.exchanges.limits
         )
-        to = upstream()
+        to = choose(outgoing)
     except ProxyError as error:
         refuse(request, downstream, error, desk.log)
+        return
+    if isinstance(to, Answer):
+        downstream.answer(to)
         return
     # twisted.web's channel cannot become a tunnel: as if it had not been asked (RFC 9110, 7.8).
     outgoing.upgrade = b""
@@ -85,7 +108,7 @@ def refuse(
     downstream.refuse(*report_refusal(log, request.method, request.uri, error))
 
 
-class ReverseProxyResource(Resource):
+class ReverseProxyResource(Proxied, Resource):
     """Relays all requests at and below it to an upstream, their target unchanged.
 
     It stands where `twisted.web.proxy.ReverseProxyResource` would. Mounted below a path, that path is
@@ -102,7 +125,7 @@ class ReverseProxyResource(Resource):
         self._keep = keep
 
     def choose(self, request: OutgoingRequest) -> Upstream:
-        """See `fast.Proxied`: at the root of a site, all that comes is for the upstream."""
+        """See `Proxied`: at the root of a site, all that comes is for the upstream."""
         return self._upstream()
 
     def render(self, request: Any) -> int:
@@ -112,7 +135,7 @@ class ReverseProxyResource(Resource):
         if above > 0:
             path, question, query = target.partition(b"?")
             target = below(path, above) + question + query
-        relay(request, target, self._upstream, self.desk)
+        relay(request, target, self.choose, self.desk)
         return NOT_DONE_YET
 
 
@@ -139,7 +162,7 @@ class _Refusal(Resource):
         return NOT_DONE_YET
 
 
-class ServiceResource(Resource):
+class ServiceResource(Proxied, Resource):
     """The service side: the first path segment is a slug.
 
     A built-in service answers itself; any other slug is looked up in the registry. It works at the root of
@@ -159,7 +182,7 @@ class ServiceResource(Resource):
         self._built_in = dict(built_in)
 
     def choose(self, request: OutgoingRequest) -> Upstream | None:
-        """See `fast.Proxied`: by the slug in the request's path."""
+        """See `Proxied`: by the slug in the request's path."""
         slug = service_slug(request.target.partition(b"?")[0])
         if slug in self._built_in:
             return None

@@ -19,8 +19,9 @@ from twisted.web.server import Request, Site
 from ..limits import DEFAULTS, Limits
 from .accesslog import ClientOf, Entry, entry_of, peer_host
 from .channel import ProxyChannel
-from .fast import FastChannel, Proxied
+from .fast import FastChannel
 from .request import ProxyRequest
+from .resources import Proxied
 
 
 class ProxySite(Site):

@@ -1,0 +1,215 @@
+"""From a name to the context that shows its certificate: loaded when it is first asked for, few at a time."""
+
+from __future__ import annotations
+
+import datetime
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..limits import DEFAULTS
+from ..records import Certificate
+from .authority import LocalAuthority, is_local
+from .certificates import CertificateTable
+from .client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, BadHello, ClientHello
+from .transport import Chosen
+
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384"
+    b":ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+"""For TLS 1.2: with forward secrecy and authenticated (Mozilla's intermediate list). 1.3 has no others."""
+TICKET_SECONDS = 24 * 3600.0
+"""The key of session tickets is made anew after this, so that it opens no more than a day's connections."""
+SUMMARY_SECONDS = 60.0
+"""Refused handshakes are counted, and told of in one line: anybody can make any number of them."""
+
+
+def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """Ours that the client has too. Both sides' lists were compared before: there is one, or we have none."""
+    for protocol in connection.get_app_data():
+        if protocol in offered:
+            return protocol
+    return SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def make_base() -> SSL.Context:
+    """The context that all connections are made from: what it says of versions, ciphers and tickets holds."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(CIPHERS)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # What is needed to go on with a session lies in the client's ticket: nothing is kept here.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(b"onebackend-proxy")
+    return context
+
+
+def make_context(certificate: Certificate) -> SSL.Context:
+    """A context that shows the certificate; about 22 KiB, and half a millisecond to make."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    leaf, *chain = x509.load_pem_x509_certificates(certificate.chain.encode("ascii"))
+    context.use_certificate(leaf)
+    context.use_privatekey(load_pem_private_key(certificate.private_key.encode("ascii"), None))  # type: ignore[arg-type]
+    context.check_privatekey()
+    for authority in chain:
+        context.add_extra_chain_cert(authority)
+    context.set_alpn_select_callback(_select_protocol)
+    return context
+
+
+@attrs.define(eq=False)
+class _Kept:
+    """A context in use, what it was made from, and until when (in Unix seconds) it may be shown."""
+
+    chosen: Chosen
+    source: object
+    until: float
+
+
+class Contexts:
+    """Chooses the certificate for a name: stored ones first, then the local authority's.
+
+    `with_key` loads a stored certificate with its private key; `owned` says whether a name that the local
+    authority may speak for is served here at all; `local` makes that authority, or reads it. At most `kept`
+    contexts are held. `now` is in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        with_key: Callable[[str], Deferred[Certificate | None]],
+        local: Callable[[], Deferred[LocalAuthority]],
+        owned: Callable[[str], bool] = lambda name: True,
+        kept: int = DEFAULTS.tls_contexts,
+    ) -> None:
+        self._now = now
+        self._with_key = with_key
+        self._local = local
+        self._owned = owned
+        self._most = kept
+        self._table = CertificateTable(())
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._loading: dict[str, list[Deferred[Chosen]]] = {}
+        self._base = make_base()
+        self._base_until = now() + TICKET_SECONDS
+        self._refused = 0
+        self._last_reason = ""
+        self._next_summary = 0.0
+        self._log = Logger()
+
+    def __repr__(self) -> str:
+        return f"<Contexts: {len(self._kept)} of at most {self._most}>"
+
+    def publish(self, certificates: Iterable[Certificate]) -> None:
+        """From now on these are the stored certificates; connections that are open keep theirs."""
+        by_id = {certificate.id: certificate for certificate in certificates}
+        self._table = CertificateTable(by_id.values())
+        for key, kept in list(self._kept.items()):
+            if isinstance(kept.source, Certificate):
+                now = by_id.get(kept.source.id)
+                if now == kept.source:
+                    kept.source = now
+                else:
+                    del self._kept[key]
+
+    def certificate_for(self, name: str) -> Certificate | None:
+        """The stored certificate that would be shown for a canonical name, without its key."""
+        return self._table.find(name, self._moment())
+
+    def base(self) -> SSL.Context:
+        """The context that connections are made from."""
+        now = self._now()
+        if now >= self._base_until:
+            self._base = make_base()
+            self._base_until = now + TICKET_SECONDS
+        return self._base
+
+    def choose(self, hello: ClientHello, address: str) -> Chosen | Deferred[Chosen]:
+        """The context for a client that came to this local `address`, which counts where it names nothing.
+
+        Raises `BadHello`, or the Deferred fails with it, where there is no certificate.
+        """
+        name = hello.server_name or address.removeprefix("::ffff:")
+        now = self._now()
+        certificate = self._table.find(name, self._moment())
+        if certificate is not None:
+            return self._context(f"stored {certificate.id}", certificate, now, self._load_stored)
+        if is_local(name) and self._owned(name):
+            return self._context(f"local {name}", name, now, self._issue)
+        raise BadHello(UNRECOGNIZED_NAME, "no certificate for the name that the client wants")
+
+    def refused(self, reason: str) -> None:
+        """A connection ended before its handshake was complete: say so, now and then."""
+        self._refused += 1
+        self._last_reason = reason
+        now = self._now()
+        if now >= self._next_summary:
+            self._next_summary = now + SUMMARY_SECONDS
+            self._log.info(
+                "{count} TLS handshakes were refused or broken off since the last line of this kind,"
+                " the last one because: {reason}",
+                count=self._refused,
+                reason=reason,
+            )
+            self._refused = 0
+
+    def _moment(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
+
+    def _context(
+        self, key: str, source: Any, now: float, load: Callable[[Any], Deferred[tuple[Certificate, float]]]
+    ) -> Chosen | Deferred[Chosen]:
+        kept = self._kept.get(key)
+        if kept is not None and (kept.source is source or kept.source == source) and now < kept.until:
+            self._kept.move_to_end(key)
+            return kept.chosen
+        waiter: Deferred[Chosen] = Deferred()
+        waiting = self._loading.get(key)
+        if waiting is not None:
+            waiting.append(waiter)
+            return waiter
+        self._loading[key] = [waiter]
+
+        def loaded(found: tuple[Certificate, float]) -> None:
+            certificate, until = found
+            chosen = Chosen(make_context(certificate), attrs.evolve(certificate, private_key=""))
+            self._kept[key] = _Kept(chosen, source, until)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            for each in self._loading.pop(key):
+                each.callback(chosen)
+
+        def failed(failure: Failure) -> None:
+            self._log.failure("the certificate {key} cannot be shown", failure, key=key)
+            for each in self._loading.pop(key):
+                each.errback(BadHello(INTERNAL_ERROR, "the certificate cannot be shown"))
+
+        load(source).addCallback(loaded).addErrback(failed)
+        return waiter
+
+    def _load_stored(self, certificate: Certificate) -> Deferred[tuple[Certificate, float]]:
+        def found(loaded: Certificate | None) -> tuple[Certificate, float]:
+            if loaded is None:
+                raise LookupError("it was deleted a moment ago")
+            return loaded, float("inf")
+
+        return self._with_key(certificate.id).addCallback(found)
+
+    def _issue(self, name: str) -> Deferred[tuple[Certificate, float]]:
+        def issue(authority: LocalAuthority) -> tuple[Certificate, float]:
+            now = self._now()
+            issued = authority.issue(name, self._moment())
+            return issued, now + (issued.not_after.timestamp() - now) * 2 / 3
+
+        return self._local().addCallback(issue)

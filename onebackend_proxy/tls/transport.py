@@ -1,0 +1,370 @@
+"""TLS in the transport itself: OpenSSL works on the socket, and nothing of ours stands between them.
+
+Twisted's own TLS is a protocol over a transport, with a buffer in memory on each side; here a read and a
+write are one call of OpenSSL's each. There is no transport below that could send anything in clear: what a
+protocol has is this one, and all that it writes passes `SSL_write`.
+
+The first thing a client says is looked at while it still lies in the kernel (MSG_PEEK), so that the
+certificate is chosen before OpenSSL has seen a byte. That may take its time, and nothing is read meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Shape
+
+import attrs
+from OpenSSL import SSL
+
+# The public methods raise an exception for each read that finds nothing, and copy more than once.
+from OpenSSL._util import ffi as _ffi
+from OpenSSL._util import lib as _lib
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol, ISSLTransport
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..records import Certificate
+from ..transports import Immediate, ImmediateServer, ImmediateUnixServer
+from .certificates import covers
+from .client_hello import (
+    INTERNAL_ERROR,
+    MAX_HELLO,
+    NO_APPLICATION_PROTOCOL,
+    BadHello,
+    ClientHello,
+    alert_bytes,
+    read_client_hello,
+)
+
+RECORD = 16 * 1024
+"""Bytes of plain text in one record at most (RFC 8446, 5.1): a read of so many leaves none in OpenSSL."""
+MAX_READS = 4
+"""Whole records read in one go."""
+LOOK_AGAIN = 0.05
+"""Seconds between looks at a ClientHello that is not whole, where the kernel cannot tell of more."""
+
+_HTTP_IN_CLEAR = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b'Content-Length: 60\r\n\r\n{"error": "this port speaks https, and the request was http"}'
+)
+_METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ")
+
+# How far a connection has come.
+_HELLO, _CHOOSING, _HANDSHAKE, _OPEN = range(4)
+
+# One for all connections: what is read is copied out before anything else is read.
+_buffer = _ffi.new("char[]", RECORD)
+
+
+@attrs.frozen(eq=False)
+class Chosen:
+    """A context, and the certificate that it shows."""
+
+    context: SSL.Context
+    certificate: Certificate
+
+
+class Choice(Shape):
+    """What decides on a connection before its handshake."""
+
+    protocols: tuple[bytes, ...]
+    """Application protocols spoken here, the best first; none if ALPN is not."""
+
+    def base(self) -> SSL.Context:
+        """The context that connections are made from: versions, ciphers and tickets are its own."""
+
+    def choose(self, hello: ClientHello, address: str) -> Chosen | Deferred[Chosen]:
+        """The context for a client that came to this local `address`; `BadHello` where there is none."""
+
+    def refused(self, reason: str) -> None:
+        """A connection ended before its handshake was complete."""
+
+
+class Handshaking(Protocol):
+    """Stands in the place of a connection's protocol until its handshake is complete."""
+
+    def __init__(
+        self, choice: Choice, build: Callable[[Any], IProtocol | None], timeout: float, reactor: Any
+    ) -> None:
+        self.choice = choice
+        self.build = build
+        self._timeout = timeout
+        self._reactor = reactor
+        self._late: Any = None
+
+    def connectionMade(self) -> None:
+        """A client has `timeout` seconds to complete its handshake."""
+        self._late = self._reactor.callLater(self._timeout, self._too_late)
+
+    def _too_late(self) -> None:
+        self._late = None
+        self.choice.refused("the handshake took too long")
+        assert self.transport is not None
+        self.transport.abortConnection()
+
+    def done(self) -> None:
+        """The handshake is complete, or the connection is gone."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """See `twisted.internet.interfaces.IProtocol`."""
+        self.done()
+
+
+@implementer(ISSLTransport)
+class _Secured(Immediate):
+    """An accepted connection that speaks TLS; its protocol is a `Handshaking` until that is complete."""
+
+    negotiatedProtocol: bytes | None = None
+    """What ALPN chose."""
+    certificate: Certificate | None = None
+    """The one shown to this client."""
+    _stage = _HELLO
+    _reading = True
+    _seen = 0
+    _unblock_by_write = False
+    _connection: SSL.Connection | None = None
+    _ssl: Any = None
+    protocol: Any
+
+    # Before the handshake is complete.
+
+    def _step(self) -> ConnectionDone | ConnectionLost | None:
+        if self._stage == _HELLO:
+            return self._look()
+        return self._shake() if self._stage == _HANDSHAKE else None
+
+    def _look(self) -> ConnectionDone | ConnectionLost | None:
+        """Look at what the client says first, and leave it where it is."""
+        try:
+            data = self.socket.recv(MAX_HELLO, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        try:
+            hello = read_client_hello(data)
+            if hello is None:
+                return self._wait_for_more(len(data))
+            if self._seen:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            self._stage = _CHOOSING
+            handshaking = self.protocol
+            choice = handshaking.choice
+            if hello.protocols and choice.protocols and not set(hello.protocols) & set(choice.protocols):
+                raise BadHello(NO_APPLICATION_PROTOCOL, "no application protocol in common")
+            chosen = choice.choose(hello, getattr(self.getHost(), "host", ""))
+        except BadHello as error:
+            return self._refuse(error, data)
+        if isinstance(chosen, Deferred):
+            self.stopReading()
+            chosen.addCallbacks(self._chosen, self._not_chosen)
+            return None
+        return self._begin(chosen)
+
+    def _wait_for_more(self, size: int) -> ConnectionDone | None:
+        """So many bytes are no whole ClientHello: be told when there are more, not that there are some."""
+        if size > self._seen and self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            self._seen = size
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size + 1)
+            return None
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        if poll.poll(0):
+            # It has closed its half: no more will come.
+            return CONNECTION_DONE
+        self.stopReading()
+        self.reactor.callLater(LOOK_AGAIN, self._look_again)
+        return None
+
+    def _look_again(self) -> None:
+        if self.connected and not self.disconnecting:
+            self.startReading()
+
+    def _refuse(self, error: BadHello, data: bytes) -> ConnectionDone:
+        self.protocol.choice.refused(str(error))
+        in_clear = data.startswith(_METHODS)
+        with contextlib.suppress(OSError):
+            # Read, or the close would overtake the answer.
+            self.socket.recv(MAX_HELLO)
+            self.socket.send(_HTTP_IN_CLEAR if in_clear else alert_bytes(error.alert))
+        return CONNECTION_DONE
+
+    def _chosen(self, chosen: Chosen) -> None:
+        if self.connected:
+            self.startReading()
+            why = self._begin(chosen)
+            if why is not None:
+                self.connectionLost(Failure(why))
+
+    def _not_chosen(self, failure: Failure) -> None:
+        if self.connected:
+            error = failure.value
+            if not isinstance(error, BadHello):
+                error = BadHello(INTERNAL_ERROR, f"no certificate could be had: {error}")
+            self.connectionLost(Failure(self._refuse(error, b"")))
+
+    def _begin(self, chosen: Chosen) -> ConnectionDone | ConnectionLost | None:
+        """Let OpenSSL have the socket. The context is set before it has seen a byte, never in a callback."""
+        choice = self.protocol.choice
+        self.certificate = chosen.certificate
+        connection = self._connection = SSL.Connection(choice.base(), self.socket)
+        connection.set_app_data(choice.protocols)
+        connection.set_context(chosen.context)
+        connection.set_accept_state()
+        self._ssl = connection._ssl  # type: ignore[attr-defined]
+        self._stage = _HANDSHAKE
+        return self._shake()
+
+    def _shake(self) -> ConnectionDone | ConnectionLost | None:
+        _lib.ERR_clear_error()
+        result = _lib.SSL_do_handshake(self._ssl)
+        if result == 1:
+            return self._open()
+        why = self._why(result)
+        if why is not None:
+            self.protocol.choice.refused("the handshake failed")
+        return why
+
+    def _open(self) -> ConnectionDone | ConnectionLost | None:
+        """The handshake is complete: now the connection is the other protocol's."""
+        assert self._connection is not None
+        self._stage = _OPEN
+        self.negotiatedProtocol = self._connection.get_alpn_proto_negotiated() or None
+        handshaking = self.protocol
+        handshaking.done()
+        protocol = handshaking.build(self.getPeer())
+        if protocol is None:
+            self.loseConnection()
+            return None
+        self.protocol = protocol
+        protocol.makeConnection(self)
+        # A request may have come with the client's last words of the handshake.
+        return self.doRead() if self._reading and self._ssl is not None else None
+
+    # From then on.
+
+    def doRead(self) -> ConnectionDone | ConnectionLost | None:
+        """See `twisted.internet.interfaces.IReadDescriptor`."""
+        if self._stage != _OPEN:
+            return self._step()
+        ssl = self._ssl
+        for _read in range(MAX_READS):
+            _lib.ERR_clear_error()
+            size = _lib.SSL_read(ssl, _buffer, RECORD)
+            if size <= 0:
+                return self._why(size)
+            self.protocol.dataReceived(_ffi.buffer(_buffer, size)[:])
+            if size < RECORD or not self._reading or self._ssl is None:
+                break
+        return None
+
+    def _why(self, result: int) -> ConnectionDone | ConnectionLost | None:
+        """Why OpenSSL did not do it: None if it is to be called again, when the socket is ready."""
+        error = _lib.SSL_get_error(self._ssl, result)
+        if error == _lib.SSL_ERROR_WANT_READ:
+            return None
+        if error == _lib.SSL_ERROR_WANT_WRITE:
+            # It has something of its own to say first, and the socket is readable all the while.
+            self._unblock_by_write = True
+            self.stopReading()
+            self.startWriting()
+            return None
+        _lib.ERR_clear_error()
+        return CONNECTION_DONE if error == _lib.SSL_ERROR_ZERO_RETURN else CONNECTION_LOST
+
+    def doWrite(self) -> Any:
+        """See `twisted.internet.interfaces.IWriteDescriptor`."""
+        if self._unblock_by_write:
+            self._unblock_by_write = False
+            if not (self.dataBuffer or self._tempDataBuffer or self.disconnecting):
+                self.stopWriting()
+            if not self.disconnecting:
+                self.startReading()
+            return self.doRead()
+        return super().doWrite()
+
+    def _send_now(self, data: bytes) -> int:
+        sent = self.writeSomeData(data)
+        # Broken: the reactor's own attempt finds it out again, and acts on it.
+        return sent if isinstance(sent, int) else 0
+
+    def writeSomeData(self, data: Any) -> int | ConnectionLost:
+        """See `twisted.internet.abstract.FileDescriptor`: encrypt and send as much as the kernel takes."""
+        ssl = self._ssl
+        if ssl is None or self._stage != _OPEN:
+            return CONNECTION_LOST
+        whole = min(len(data), self.SEND_LIMIT)
+        if not whole:
+            return 0
+        plain = _ffi.from_buffer(data)
+        done = 0
+        while done < whole:
+            _lib.ERR_clear_error()
+            sent = _lib.SSL_write(ssl, plain + done, min(whole - done, RECORD))
+            if sent <= 0:
+                error = _lib.SSL_get_error(ssl, sent)
+                if error in (_lib.SSL_ERROR_WANT_WRITE, _lib.SSL_ERROR_WANT_READ):
+                    break
+                _lib.ERR_clear_error()
+                return CONNECTION_LOST
+            done += sent
+        return done
+
+    def startReading(self) -> None:
+        """See `twisted.internet.abstract.FileDescriptor`."""
+        self._reading = True
+        super().startReading()
+
+    def stopReading(self) -> None:
+        """See `twisted.internet.abstract.FileDescriptor`."""
+        self._reading = False
+        super().stopReading()
+
+    # The end.
+
+    def _say_goodbye(self) -> None:
+        """Tell the client that this is the end, and not a break (RFC 8446, 6.1)."""
+        if self._ssl is not None and self._stage == _OPEN and _lib.SSL_shutdown(self._ssl) < 0:
+            _lib.ERR_clear_error()
+
+    def _postLoseConnection(self) -> Any:
+        self._say_goodbye()
+        return super()._postLoseConnection()
+
+    def _closeWriteConnection(self) -> None:
+        self._say_goodbye()
+        super()._closeWriteConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See `twisted.internet.interfaces.IReadDescriptor`; OpenSSL must not see the number again."""
+        self._ssl = None
+        self._connection = None
+        super().connectionLost(reason)
+
+    def covers(self, host: str) -> bool:
+        """Whether the certificate shown is for this canonical host."""
+        return self.certificate is not None and covers(self.certificate, host)
+
+    def getPeerCertificate(self) -> None:
+        """See `twisted.internet.interfaces.ISSLTransport`: clients are not asked for certificates."""
+
+
+class SecuredServer(_Secured, ImmediateServer):
+    """An accepted TCP connection that speaks TLS."""
+
+
+class SecuredUnixServer(_Secured, ImmediateUnixServer):
+    """An accepted connection to a Unix socket that speaks TLS."""
