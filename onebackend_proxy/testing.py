@@ -15,16 +15,17 @@ from zope.interface import implementer
 from .balancing import EndpointState
 from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, Unavailable, UpstreamFailed
 from .headers import OutgoingRequest, prepare_response
-from .interfaces import IStore
+from .interfaces import IStore, Published
 from .messages import CHUNKED, Headers, ResponseHead
-from .records import MAX_APPS, Account, App, Instance, Redirect, Route, Token
+from .records import MAX_APPS, Account, App, Certificate, Instance, Redirect, Route, Token
+from .routing import RouteTable
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from .exchange import Exchange
 
 T = TypeVar("T")
-R = TypeVar("R", Route, Redirect, Instance)
+R = TypeVar("R", Route, Redirect, Instance, Certificate)
 
 
 def _sorted(records: MutableMapping[str, R]) -> tuple[R, ...]:
@@ -54,6 +55,9 @@ class MemoryStore:
         self._routes: dict[str, Route] = {}
         self._redirects: dict[str, Redirect] = {}
         self._instances: dict[str, Instance] = {}
+        self._certificates: dict[str, Certificate] = {}
+        self._published = Published(RouteTable(), RouteTable(), (), ())
+        self._listeners: list[Callable[[Published], None]] = []
         self._accounts: dict[str, Account] = {}
         self._apps: dict[str, App] = {}
         self._tokens: dict[str, Token] = {}
@@ -67,17 +71,49 @@ class MemoryStore:
             return defer.fail(self.failure)
         return defer.execute(work)
 
+    def _change(self, work: Callable[[], object], part: str, made: Callable[[], Any]) -> Deferred[None]:
+        """Do the work, and publish this part as it is made then."""
+
+        def change() -> None:
+            work()
+            self._published = attrs.evolve(self._published, **{part: made()})
+            for listener in self._listeners:
+                listener(self._published)
+
+        return self._do(change)
+
+    def _change_routes(self, work: Callable[[], object]) -> Deferred[None]:
+        return self._change(work, "routes", lambda: RouteTable(self._routes.values()))
+
+    def _change_redirects(self, work: Callable[[], object]) -> Deferred[None]:
+        return self._change(work, "redirects", lambda: RouteTable(self._redirects.values()))
+
+    def _change_instances(self, work: Callable[[], object]) -> Deferred[None]:
+        return self._change(work, "instances", lambda: _sorted(self._instances))
+
+    def _change_certificates(self, work: Callable[[], object]) -> Deferred[None]:
+        return self._change(work, "certificates", self._listed_certificates)
+
+    def follow(self, listener: Callable[[Published], None]) -> Deferred[None]:
+        """See `interfaces.IStore`."""
+
+        def work() -> None:
+            listener(self._published)
+            self._listeners.append(listener)
+
+        return self._do(work)
+
     def routes(self) -> Deferred[tuple[Route, ...]]:
         """All routes."""
         return self._do(lambda: _sorted(self._routes))
 
     def save_routes(self, routes: Sequence[Route]) -> Deferred[None]:
         """Insert or replace each route by its id."""
-        return self._do(lambda: self._routes.update((route.id, route) for route in routes))
+        return self._change_routes(lambda: self._routes.update((route.id, route) for route in routes))
 
     def delete_routes(self, ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these, or none and `errors.NotFound`."""
-        return self._do(lambda: _delete(self._routes, "route", ids))
+        return self._change_routes(lambda: _delete(self._routes, "route", ids))
 
     def redirects(self) -> Deferred[tuple[Redirect, ...]]:
         """All redirects."""
@@ -85,11 +121,13 @@ class MemoryStore:
 
     def save_redirects(self, redirects: Sequence[Redirect]) -> Deferred[None]:
         """Insert or replace each redirect by its id."""
-        return self._do(lambda: self._redirects.update((redirect.id, redirect) for redirect in redirects))
+        return self._change_redirects(
+            lambda: self._redirects.update((redirect.id, redirect) for redirect in redirects)
+        )
 
     def delete_redirects(self, ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these, or none and `errors.NotFound`."""
-        return self._do(lambda: _delete(self._redirects, "redirect", ids))
+        return self._change_redirects(lambda: _delete(self._redirects, "redirect", ids))
 
     def instances(self) -> Deferred[tuple[Instance, ...]]:
         """All registered instances."""
@@ -104,11 +142,36 @@ class MemoryStore:
                     raise Conflict(f"an instance with the url {other.url} is registered under another id")
             self._instances[instance.id] = instance
 
-        return self._do(work)
+        return self._change_instances(work)
 
     def delete_instance(self, instance_id: str) -> Deferred[None]:
         """Delete it; `errors.NotFound` if there is none."""
-        return self._do(lambda: _delete(self._instances, "instance", [instance_id]))
+        return self._change_instances(lambda: _delete(self._instances, "instance", [instance_id]))
+
+    def _listed_certificates(self) -> tuple[Certificate, ...]:
+        return tuple(attrs.evolve(each, private_key="") for each in _sorted(self._certificates))
+
+    def certificates(self) -> Deferred[tuple[Certificate, ...]]:
+        """All certificates, without their private keys."""
+        return self._do(self._listed_certificates)
+
+    def certificate(self, certificate_id: str) -> Deferred[Certificate | None]:
+        """The certificate with this id, with its private key."""
+        return self._do(lambda: self._certificates.get(certificate_id))
+
+    def save_certificates(self, certificates: Sequence[Certificate]) -> Deferred[None]:
+        """Insert or replace each by its id; what is there already keeps its `created_at`."""
+
+        def work() -> None:
+            for certificate in certificates:
+                created = self._certificates.get(certificate.id, certificate).created_at
+                self._certificates[certificate.id] = attrs.evolve(certificate, created_at=created)
+
+        return self._change_certificates(work)
+
+    def delete_certificates(self, ids: Sequence[str]) -> Deferred[None]:
+        """Delete all of these, or none and `errors.NotFound`."""
+        return self._change_certificates(lambda: _delete(self._certificates, "certificate", ids))
 
     def account(self, slug: str) -> Deferred[Account | None]:
         """The account with this slug."""

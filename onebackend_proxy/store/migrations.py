@@ -73,7 +73,40 @@ def _first_schema(connection: sa.Connection) -> None:
     tables.create_all(connection, checkfirst=False)
 
 
-MIGRATIONS: Sequence[Step] = (_first_schema,)
+def _certificates_and_revisions(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+
+    def text(name: str, primary_key: bool = False) -> sa.Column[str]:
+        return sa.Column(name, TEXT, primary_key=primary_key, nullable=False)
+
+    def moment(name: str) -> sa.Column[Any]:
+        return sa.Column(name, sa.DateTime(timezone=True), nullable=False)
+
+    connection.exec_driver_sql("ALTER TABLE routes ADD COLUMN fields JSON DEFAULT '{}' NOT NULL")
+    sa.Table(
+        "certificates",
+        tables,
+        text("id", True),
+        sa.Column("names", sa.JSON, nullable=False),
+        text("chain"),
+        sa.Column("sealed_key", sa.LargeBinary, nullable=False),
+        text("common_name"),
+        text("issuer"),
+        text("serial"),
+        moment("not_before"),
+        moment("not_after"),
+        moment("created_at"),
+        moment("updated_at"),
+    )
+    revisions = sa.Table(
+        "revisions", tables, text("kind", True), sa.Column("number", sa.Integer, nullable=False)
+    )
+    tables.create_all(connection, checkfirst=False)
+    kinds = ("routes", "redirects", "instances", "certificates")
+    connection.execute(sa.insert(revisions), [{"kind": kind, "number": 0} for kind in kinds])
+
+
+MIGRATIONS: Sequence[Step] = (_first_schema, _certificates_and_revisions)
 
 
 def migrate(connection: sa.Connection, steps: Sequence[Step] = MIGRATIONS) -> None:

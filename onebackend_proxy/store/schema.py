@@ -43,7 +43,22 @@ schema_version = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
 )
 
-routes = sa.Table("routes", metadata, _text("id", primary_key=True), _text("target"))
+# How often something changed in each of the other tables that are published: `publishing` reads it.
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    _text("kind", primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+)
+
+# `fields` are all the others of a Route that are not as by default, so that a new one needs no new column.
+routes = sa.Table(
+    "routes",
+    metadata,
+    _text("id", primary_key=True),
+    _text("target"),
+    sa.Column("fields", sa.JSON, nullable=False, server_default=sa.text("'{}'")),
+)
 
 redirects = sa.Table(
     "redirects",
@@ -65,6 +80,22 @@ instances = sa.Table(
     _text("ip"),
     _text("path"),
     _text("deployment_id"),
+)
+
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    _text("id", primary_key=True),
+    sa.Column("names", sa.JSON, nullable=False),
+    _text("chain"),
+    sa.Column("sealed_key", sa.LargeBinary, nullable=False),
+    _text("common_name"),
+    _text("issuer"),
+    _text("serial"),
+    *(
+        sa.Column(name, UtcDateTime, nullable=False)
+        for name in ("not_before", "not_after", "created_at", "updated_at")
+    ),
 )
 
 accounts = sa.Table(

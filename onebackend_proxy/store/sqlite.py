@@ -16,46 +16,23 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from ..errors import ProxyError, SettingError, StoreUnavailable
-from ..interfaces import IStore
+from ..interfaces import IStore, Published
 from .encryption import Vault
+from .engine import BUSY, OUR_FAULT, TROUBLE, make_engine, original, unavailable
+from .following import Followers
 from .migrations import migrate
+from .publishing import Change, Snapshot, count_on, looked_at_again, with_change
 from .statements import Statements
 
 T = TypeVar("T")
 
 MAX_WAITING = 1000
 BUSY_SECONDS = 2.0
-
-# Told apart only so that the client knows whether trying again may help.
-_CAUSES = {
-    sqlite3.SQLITE_BUSY: "the store is busy: try again",
-    sqlite3.SQLITE_LOCKED: "the store is busy: try again",
-    sqlite3.SQLITE_FULL: "the store is full",
-    sqlite3.SQLITE_READONLY: "the store cannot be written now",
-}
-_TROUBLE = (sa.exc.OperationalError, sa.exc.DatabaseError, sqlite3.Error)
-# These mean that our own statement is wrong, which no waiting mends.
-_OUR_FAULT = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError, sa.exc.NotSupportedError)
-
-
-def _original(error: BaseException) -> BaseException:
-    return getattr(error, "orig", None) or error
-
-
-def _code(error: BaseException) -> int:
-    # The low byte is the primary code, the rest tells variants of it.
-    return (getattr(_original(error), "sqlite_errorcode", None) or 0) & 0xFF
-
-
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    message = _CAUSES.get(_code(error), "the store cannot be used now")
-    return StoreUnavailable(message, detail=str(_original(error)))
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | None:
@@ -65,36 +42,6 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def make_engine(path: pathlib.Path, busy_seconds: float) -> sa.Engine:
-    """An engine of one connection that obeys `sqlite_begin` and reaches the disk on every commit."""
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        poolclass=sa.pool.QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        # It is opened by the thread that starts the program and used by the worker, never by both.
-        connect_args={"check_same_thread": False, "timeout": busy_seconds},
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        # The driver's own idea of when to BEGIN would leave schema changes outside of transactions.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode NORMAL may lose the last commits with the power; a save that was answered must not be.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # IMMEDIATE waits for the lock at the beginning. A transaction that reads first and writes
-        # later would be refused at once instead, however short the other's lock.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 class _DaemonThread(threading.Thread):
@@ -113,14 +60,18 @@ class _Worker(ThreadPool):
 
 @implementer(IStore)
 class SqliteStore(Statements):
-    """The embedded store. Make one with `open_sqlite`."""
+    """The embedded store. Make one with `open_sqlite`.
+
+    `reactor` provides IReactorFromThreads and IReactorTime. What the thread hands over to it, the results of
+    calls and what is published, comes in the order in which it was done.
+    """
 
     def __init__(
         self,
         engine: sa.Engine,
         path: pathlib.Path,
         vault: Vault,
-        reactor: IReactorFromThreads,
+        reactor: Any,
         *,
         max_waiting: int = MAX_WAITING,
     ) -> None:
@@ -133,6 +84,9 @@ class SqliteStore(Statements):
         self._max_waiting = max_waiting
         self._waiting = 0
         self._closed = False
+        self._followers = Followers(reactor, lambda: self._start(self._look))
+        # Only the thread has to do with this; there is one as soon as somebody follows.
+        self._snapshot: Snapshot | None = None
         self._worker = _Worker()
         self._worker.start()
 
@@ -153,6 +107,13 @@ class SqliteStore(Statements):
 
     def _write(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
         return self._queue(self._transact, work, True, time.monotonic())
+
+    def _change(self, work: Callable[[sa.Connection], Change]) -> Deferred[None]:
+        return self._queue(self._transact_change, work, time.monotonic())
+
+    def follow(self, listener: Callable[[Published], None]) -> Deferred[None]:
+        """See `interfaces.IStore`."""
+        return self._queue(self._look).addCallback(lambda now: self._followers.add(listener, now))
 
     def _queue(self, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         if self._closed:
@@ -179,7 +140,7 @@ class SqliteStore(Statements):
     def _transact(self, work: Callable[[sa.Connection], T], writes: bool, queued: float) -> T:
         if writes and queued < self._found_busy:
             # It waited while another found the store locked; in turn, all would wait for ever longer.
-            raise StoreUnavailable(_CAUSES[sqlite3.SQLITE_BUSY])
+            raise StoreUnavailable(BUSY)
         if writes and _identity(self._path) != self._file:
             # SQLite would go on with the file that nobody can find any more.
             raise StoreUnavailable("the store's file is gone: restart the proxy", detail=str(self._path))
@@ -188,18 +149,46 @@ class SqliteStore(Statements):
                 connection = connection.execution_options(writes=writes)
                 with connection.begin():
                     return work(connection)
-        except _OUR_FAULT:
+        except OUR_FAULT:
             raise
-        except _TROUBLE as error:
-            if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        except TROUBLE as error:
+            told = unavailable(error)
+            if told.message == BUSY:
                 self._found_busy = time.monotonic()
-            raise _unavailable(error) from error
+            raise told from error
+
+    def _transact_change(self, work: Callable[[sa.Connection], Change], queued: float) -> None:
+        known = self._snapshot
+
+        def change(connection: sa.Connection) -> Snapshot | None:
+            done = work(connection)
+            if not done.saved and not done.deleted:
+                return known
+            revision = count_on(connection, done)
+            return None if known is None else with_change(connection, known, done, revision)
+
+        # A commit that fails may have happened all the same.
+        self._snapshot = None if known is None else known.unseen()
+        self._take(self._transact(change, True, queued), known)
+
+    def _look(self) -> Published:
+        """What there is, which is also published if it is new."""
+        known = self._snapshot
+        now = self._transact(lambda connection: looked_at_again(connection, known), False, 0.0)
+        self._take(now, known)
+        return now.published
+
+    def _take(self, now: Snapshot | None, known: Snapshot | None) -> None:
+        self._snapshot = now
+        if now is not None and known is not None and now.published is not known.published:
+            self._reactor.callFromThread(self._followers.tell, now.published)
 
     def close(self) -> Deferred[None]:
         """Finish what is under way and close the file; closing again does nothing."""
         if self._closed:
             return defer.succeed(None)
         self._closed = True
+        self._followers.stop()
 
         def stop(result: Any) -> Any:
             # The one thread has just told us that it is done, so that this does not wait.
@@ -213,7 +202,7 @@ class SqliteStore(Statements):
 def open_sqlite(
     path: pathlib.Path,
     vault: Vault,
-    reactor: IReactorFromThreads,
+    reactor: Any,
     *,
     busy_seconds: float = BUSY_SECONDS,
     max_waiting: int = MAX_WAITING,
@@ -237,9 +226,9 @@ def open_sqlite(
             with connection.begin():
                 migrate(connection)
                 Statements.check_vault(connection, vault)
-    except _TROUBLE as error:
+    except TROUBLE as error:
         engine.dispose()
-        raise SettingError(f"the database {path} cannot be used: {_original(error)}") from error
+        raise SettingError(f"the database {path} cannot be used: {original(error)}") from error
     except ProxyError:
         engine.dispose()
         raise

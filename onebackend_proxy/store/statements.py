@@ -4,48 +4,35 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import attrs
 import sqlalchemy as sa
 from twisted.internet.defer import Deferred
 
 from ..errors import Conflict, NotFound, Unavailable
-from ..records import MAX_APPS, Account, App, Instance, Redirect, Route, Token
+from ..records import MAX_APPS, Account, App, Certificate, Instance, Redirect, Route, Token
 from . import schema
 from .encryption import Vault
+from .publishing import Change
+from .rows import (
+    CERTIFICATES,
+    INSTANCES,
+    REDIRECTS,
+    ROUTES,
+    Kind,
+    all_of,
+    certificate_with_key,
+    delete,
+    replace,
+    replace_certificates,
+    route_row,
+    row_of,
+)
 
 T = TypeVar("T")
-R = TypeVar("R", Route, Redirect, Instance)
 
 _CHECK_NAME = "encryption-key-check"
-
-
-def _row(record: Any) -> dict[str, Any]:
-    return attrs.asdict(record, recurse=False)
-
-
-def _all(connection: sa.Connection, table: sa.Table, kind: type[R]) -> tuple[R, ...]:
-    rows = connection.execute(sa.select(table).order_by(table.c.id))
-    return tuple(kind(**row) for row in rows.mappings())
-
-
-def _replace(connection: sa.Connection, table: sa.Table, records: Iterable[Route | Redirect]) -> None:
-    # Delete and insert is the one spelling of "insert or replace" that every database shares.
-    rows = {record.id: _row(record) for record in records}
-    if rows:
-        connection.execute(
-            sa.delete(table).where(table.c.id == sa.bindparam("key")), [{"key": i} for i in rows]
-        )
-        connection.execute(sa.insert(table), list(rows.values()))
-
-
-def _delete(connection: sa.Connection, table: sa.Table, what: str, ids: Iterable[str]) -> None:
-    for key in dict.fromkeys(ids):
-        # The error leaves the transaction, which takes the earlier deletions back.
-        if not connection.execute(sa.delete(table).where(table.c.id == key)).rowcount:
-            raise NotFound(f"no such {what}: {key}")
 
 
 def _account(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Account | None:
@@ -82,52 +69,95 @@ class Statements:
     def _write(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
         raise NotImplementedError
 
+    def _change(self, work: Callable[[sa.Connection], Change]) -> Deferred[None]:
+        raise NotImplementedError
+
+    def _delete(self, kind: Kind[Any], ids: Sequence[str]) -> Deferred[None]:
+        ids = tuple(ids)
+
+        def work(connection: sa.Connection) -> Change:
+            delete(connection, kind, ids)
+            return Change(kind, deleted=ids)
+
+        return self._change(work)
+
     def routes(self) -> Deferred[tuple[Route, ...]]:
         """All routes."""
-        return self._read(lambda connection: _all(connection, schema.routes, Route))
+        return self._read(lambda connection: all_of(connection, ROUTES))
 
     def save_routes(self, routes: Sequence[Route]) -> Deferred[None]:
         """Insert or replace each route by its id."""
-        return self._write(lambda connection: _replace(connection, schema.routes, routes))
+        saved = {route.id: route for route in routes}.values()
+
+        def work(connection: sa.Connection) -> Change:
+            replace(connection, schema.routes, [*map(route_row, saved)])
+            return Change(ROUTES, tuple(saved))
+
+        return self._change(work)
 
     def delete_routes(self, ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these, or none and `errors.NotFound`."""
-        return self._write(lambda connection: _delete(connection, schema.routes, "route", ids))
+        return self._delete(ROUTES, ids)
 
     def redirects(self) -> Deferred[tuple[Redirect, ...]]:
         """All redirects."""
-        return self._read(lambda connection: _all(connection, schema.redirects, Redirect))
+        return self._read(lambda connection: all_of(connection, REDIRECTS))
 
     def save_redirects(self, redirects: Sequence[Redirect]) -> Deferred[None]:
         """Insert or replace each redirect by its id."""
-        return self._write(lambda connection: _replace(connection, schema.redirects, redirects))
+        saved = {redirect.id: redirect for redirect in redirects}.values()
+
+        def work(connection: sa.Connection) -> Change:
+            replace(connection, schema.redirects, [*map(row_of, saved)])
+            return Change(REDIRECTS, tuple(saved))
+
+        return self._change(work)
 
     def delete_redirects(self, ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these, or none and `errors.NotFound`."""
-        return self._write(lambda connection: _delete(connection, schema.redirects, "redirect", ids))
+        return self._delete(REDIRECTS, ids)
 
     def instances(self) -> Deferred[tuple[Instance, ...]]:
         """All registered instances."""
-        return self._read(lambda connection: _all(connection, schema.instances, Instance))
+        return self._read(lambda connection: all_of(connection, INSTANCES))
 
     def save_instance(self, instance: Instance) -> Deferred[None]:
         """Insert or replace by id; `errors.Conflict` if its url is held under another id."""
         table = schema.instances
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> Change:
             holder = connection.scalar(sa.select(table.c.id).where(table.c.url == instance.url))
             if holder not in (None, instance.id):
                 raise Conflict(f"an instance with the url {instance.url} is registered under another id")
-            connection.execute(sa.delete(table).where(table.c.id == instance.id))
-            connection.execute(sa.insert(table).values(_row(instance)))
+            replace(connection, table, [row_of(instance)])
+            return Change(INSTANCES, (instance,))
 
-        return self._write(work)
+        return self._change(work)
 
     def delete_instance(self, instance_id: str) -> Deferred[None]:
         """Delete it; `errors.NotFound` if there is none."""
-        return self._write(
-            lambda connection: _delete(connection, schema.instances, "instance", [instance_id])
-        )
+        return self._delete(INSTANCES, [instance_id])
+
+    def certificates(self) -> Deferred[tuple[Certificate, ...]]:
+        """All certificates, without their private keys."""
+        return self._read(lambda connection: all_of(connection, CERTIFICATES))
+
+    def certificate(self, certificate_id: str) -> Deferred[Certificate | None]:
+        """The certificate with this id, decrypted; `errors.SettingError` if another key encrypted it."""
+        return self._read(lambda connection: certificate_with_key(connection, self._vault, certificate_id))
+
+    def save_certificates(self, certificates: Sequence[Certificate]) -> Deferred[None]:
+        """Insert or replace each by its id; what is there already keeps its `created_at`."""
+        saved = tuple(certificates)
+
+        def work(connection: sa.Connection) -> Change:
+            return Change(CERTIFICATES, replace_certificates(connection, self._vault, saved))
+
+        return self._change(work)
+
+    def delete_certificates(self, ids: Sequence[str]) -> Deferred[None]:
+        """Delete all of these, or none and `errors.NotFound`."""
+        return self._delete(CERTIFICATES, ids)
 
     def account(self, slug: str) -> Deferred[Account | None]:
         """The account with this slug."""
@@ -145,7 +175,7 @@ class Statements:
             taken = sa.or_(table.c.slug == account.slug, table.c.id == account.id)
             if connection.scalar(sa.select(table.c.id).where(taken)) is not None:
                 raise Conflict(f"the slug {account.slug} is taken")
-            connection.execute(sa.insert(table).values({**_row(account), "roles": list(account.roles)}))
+            connection.execute(sa.insert(table).values({**row_of(account), "roles": list(account.roles)}))
 
         return self._write(work)
 
@@ -170,7 +200,7 @@ class Statements:
             if app is None:
                 _make_room_for_app(connection, self.max_apps)
                 app = App(f"app-{uuid.uuid4().hex}", host)
-                connection.execute(sa.insert(table).values(_row(app)))
+                connection.execute(sa.insert(table).values(row_of(app)))
             return app
 
         return self._write(work)
@@ -199,7 +229,7 @@ class Statements:
                 raise NotFound("no such account")
             if _app(connection, schema.apps.c.id == token.app_id) is None:
                 raise NotFound("no such app")
-            connection.execute(sa.insert(table).values(_row(token)))
+            connection.execute(sa.insert(table).values(row_of(token)))
             old: sa.ColumnElement[bool] = table.c.number.not_in(newest)
             if expired_before is not None:
                 old = sa.or_(old, table.c.expires_at < expired_before)

@@ -4,9 +4,11 @@ import pytest
 import sqlalchemy as sa
 
 from onebackend_proxy.errors import SettingError
+from onebackend_proxy.records import Route
 from onebackend_proxy.store import schema
+from onebackend_proxy.store.engine import make_engine
 from onebackend_proxy.store.migrations import MIGRATIONS, migrate
-from onebackend_proxy.store.sqlite import make_engine
+from onebackend_proxy.store.rows import ROUTES, all_of
 
 
 @pytest.fixture
@@ -67,10 +69,19 @@ def test_only_the_steps_that_lack_are_taken(engine):
     assert taken == [0, 1, 2]
 
 
+def test_routes_of_the_first_schema_are_read_with_defaults(engine):
+    with written(engine) as connection:
+        migrate(connection, MIGRATIONS[:1])
+        connection.exec_driver_sql("INSERT INTO routes VALUES ('a.com', 'http://a')")
+    with written(engine) as connection:
+        migrate(connection)
+        assert all_of(connection, ROUTES) == (Route("a.com", "http://a"),)
+
+
 def test_a_newer_database_is_refused(engine):
     with written(engine) as connection:
         migrate(connection, [lambda connection: None] * 7)
-    wanted = r"written by a newer version of the proxy \(schema 7, this one knows 1\)"
+    wanted = r"written by a newer version of the proxy \(schema 7, this one knows 2\)"
     with pytest.raises(SettingError, match=wanted), written(engine) as connection:
         migrate(connection)
 

@@ -173,7 +173,7 @@ class SqliteStoreTests(StoreContract, Base):
     def test_a_mistake_of_ours_is_not_called_unavailable(self):
         from sqlalchemy.exc import IntegrityError
 
-        twice = "INSERT INTO routes VALUES ('a', 'b'), ('a', 'b')"
+        twice = "INSERT INTO routes (id, target) VALUES ('a', 'b'), ('a', 'b')"
         return self.assertFailure(self.store._write(lambda c: c.exec_driver_sql(twice)), IntegrityError)
 
     def test_a_commit_reaches_the_disk(self):
@@ -250,7 +250,7 @@ class OpeningTests(Base):
     def test_a_newer_database(self):
         self.open()
         self.other_connection().execute("UPDATE schema_version SET version = 99")
-        self.assertIn("newer version of the proxy (schema 99, this one knows 1)", self.refused())
+        self.assertIn("newer version of the proxy (schema 99, this one knows 2)", self.refused())
 
     def test_not_a_database(self):
         self.path.write_bytes(b"this is a text file, and a long one" * 100)
