@@ -5,6 +5,7 @@ What a client would refuse is refused here, when it is saved, where somebody rea
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 from collections.abc import Iterable
@@ -54,10 +55,12 @@ def read_bundle(text: str, now: datetime.datetime, *, id: str = "") -> Certifica
     """
     key, certificates = read_parts(text)
     leaf = _leaf(key, certificates)
-    chain = _chain(leaf, certificates)
     _check_time(leaf, now)
     names = _names(leaf)
-    _check_use(chain)
+    _check_purpose(leaf)
+    for certificate in certificates:
+        _check_strength(certificate, certificate == leaf)
+    chain = _chain(leaf, certificates)
     if not signs(key):
         raise ValueError("has a broken private key: what it signs cannot be verified")
     name = certificate_name(id) if id else names[0]
@@ -150,25 +153,16 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 def _dns_name(text: str) -> str:
     # A client compares labels: blanks, a last dot, or digits that only look like an address never match.
-    try:
+    with contextlib.suppress(ValueError):
         name = certificate_name(text)
-    except ValueError:
-        name = ""
-    if name != text.lower() or ":" in name or _is_address(name):
-        raise ValueError(f"has a certificate for {text[:253]!r}, which is not a host name")
-    return name
+        if name == text.lower() and not _is_address(name):
+            return name
+    raise ValueError(f"has a certificate for {text[:253]!r}, which is not a host name")
 
 
-def _check_use(chain: list[x509.Certificate]) -> None:
-    """Raise `ValueError` for keys, signatures and purposes that clients refuse."""
-    for number, certificate in enumerate(chain, 1):
-        whose = "a certificate" if number == 1 else "an authority's certificate"
-        check_strength(certificate.public_key(), f"{whose} with a key")
-        # Nobody looks at how a root signed itself.
-        if number == 1 or certificate.subject != certificate.issuer:
-            _check_signature(certificate, whose)
+def _check_purpose(leaf: x509.Certificate) -> None:
     try:
-        usage = chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return
     if (
@@ -180,7 +174,13 @@ def _check_use(chain: list[x509.Certificate]) -> None:
         )
 
 
-def _check_signature(certificate: x509.Certificate, whose: str) -> None:
+def _check_strength(certificate: x509.Certificate, is_leaf: bool) -> None:
+    """Raise `ValueError` for a key or a signature that clients refuse, and OpenSSL with them."""
+    whose = "a certificate" if is_leaf else "an authority's certificate"
+    check_strength(certificate.public_key(), f"{whose} with a key")
+    if not is_leaf and certificate.subject == certificate.issuer:
+        # Nobody looks at how a root signed itself.
+        return
     try:
         algorithm = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:

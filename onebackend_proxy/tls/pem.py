@@ -112,12 +112,15 @@ def read_parts(text: str) -> tuple[PrivateKey, list[x509.Certificate]]:
 
 def read_certificate(block: Block) -> x509.Certificate:
     """The certificate in `block`, readable in all its parts; `ValueError` if it is not."""
+    data = block.der()
     try:
-        certificate = x509.load_der_x509_certificate(block.der())
+        certificate = x509.load_der_x509_certificate(data)
         # These are parsed when they are first asked for, each with errors of its own.
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.serial_number
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         certificate.public_key()
+        if certificate.serial_number <= 0:
+            raise ValueError
     except UnsupportedAlgorithm:
         raise ValueError(f"has a certificate (block {block.number}) whose key is of no known kind") from None
     except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
@@ -129,9 +132,10 @@ def read_key(block: Block) -> PrivateKey:
     """The private key in `block` (PKCS 8, PKCS 1 or SEC 1); `ValueError` if it is none that can be used."""
     if block.label == _ENCRYPTED or "ENCRYPTED" in block.body:
         raise ValueError("has a private key that is encrypted: decrypt it first (openssl pkey)")
+    data = block.der()
     try:
         # The library's own check looks for primes: 0.3 s for 4096 bits, seconds for 8192. See _sound.
-        key = serialization.load_der_private_key(block.der(), None, unsafe_skip_rsa_key_validation=True)
+        key = serialization.load_der_private_key(data, None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         raise ValueError("has a private key that is encrypted: decrypt it first (openssl pkey)") from None
     except (ValueError, UnsupportedAlgorithm):

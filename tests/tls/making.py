@@ -38,7 +38,7 @@ def now():
 
 
 def new_key(kind="P-256"):
-    """A fresh private key: a curve of `CURVES`, ``Ed25519``, ``Ed448``, ``RSA-2048``, ``DSA-2048``."""
+    """A fresh private key: a curve of `CURVES`, ``Ed25519``, ``Ed448``, ``RSA-2048``, ``DSA-1024``."""
     if kind in CURVES:
         return ec.generate_private_key(CURVES[kind]())
     if kind.startswith("RSA-"):
