@@ -73,7 +73,7 @@ def _first_schema(connection: sa.Connection) -> None:
     tables.create_all(connection, checkfirst=False)
 
 
-def _certificates_and_revisions(connection: sa.Connection) -> None:
+def _certificates_and_journal(connection: sa.Connection) -> None:
     tables = sa.MetaData()
 
     def text(name: str, primary_key: bool = False) -> sa.Column[str]:
@@ -98,15 +98,17 @@ def _certificates_and_revisions(connection: sa.Connection) -> None:
         moment("created_at"),
         moment("updated_at"),
     )
-    revisions = sa.Table(
-        "revisions", tables, text("kind", True), sa.Column("number", sa.Integer, nullable=False)
+    sa.Table(
+        "journal",
+        tables,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        text("kind"),
+        sa.Column("record_id", TEXT, nullable=True),
     )
     tables.create_all(connection, checkfirst=False)
-    kinds = ("routes", "redirects", "instances", "certificates")
-    connection.execute(sa.insert(revisions), [{"kind": kind, "number": 0} for kind in kinds])
 
 
-MIGRATIONS: Sequence[Step] = (_first_schema, _certificates_and_revisions)
+MIGRATIONS: Sequence[Step] = (_first_schema, _certificates_and_journal)
 
 
 def migrate(connection: sa.Connection, steps: Sequence[Step] = MIGRATIONS) -> None:

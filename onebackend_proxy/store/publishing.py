@@ -1,12 +1,12 @@
-"""What the store publishes, made in its own thread: from the change, or from the tables that changed.
+"""What the store publishes, made in its own thread from what changed since it did so last.
 
-Each transaction that changes a kind of record counts on in `schema.revisions`, so that another process
-can tell what it has to read anew.
+Each transaction that changes records of a kind writes their ids into `schema.journal`, which is short. By it
+another process finds what it has to read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -15,48 +15,59 @@ import sqlalchemy as sa
 from ..interfaces import Published
 from ..routing import RouteTable
 from . import schema
-from .rows import CERTIFICATES, INSTANCES, REDIRECTS, ROUTES, Kind, all_of
+from .rows import CERTIFICATES, INSTANCES, REDIRECTS, ROUTES, Kind, all_of, some_of
 
+JOURNAL = 1000
+"""Entries that the journal keeps: who missed more reads everything."""
+MAX_ENTRIES = 100
+"""Records of one transaction that have an entry each: of more, the whole kind is read again."""
 _MARK = "this connection"
 
 
 @attrs.frozen
 class Change:
-    """What one transaction did to the records of one kind; the certificates are without their keys."""
+    """What was done to the records of one kind; the certificates are without their keys."""
 
     kind: Kind[Any]
     saved: Sequence[Any] = ()
     deleted: Sequence[str] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.saved or self.deleted)
+
 
 @attrs.frozen(eq=False)
 class Snapshot:
-    """What is published, and the revision of each part.
+    """What is published, and the number of the last entry of the journal that it has.
 
     `seen` is SQLite's word for the state of the file, and the connection that said so: as long as that says
     the same, no other connection has changed anything.
     """
 
     published: Published
-    revisions: Mapping[str, int]
+    number: int
     seen: tuple[object, int] | None = None
 
     def unseen(self) -> Snapshot:
-        """The same, but the revisions are to be looked at again."""
+        """The same, but the journal is to be looked at again."""
         return attrs.evolve(self, seen=None)
 
-    def _with(self, parts: Mapping[str, Any], **changes: Any) -> Snapshot:
-        same = all(getattr(self.published, name) is part for name, part in parts.items())
-        published = self.published if same else attrs.evolve(self.published, **parts)
-        return attrs.evolve(self, published=published, **changes)
+    def _with_part(self, name: str, part: Any) -> Snapshot:
+        if part is getattr(self.published, name):
+            return self
+        return attrs.evolve(self, published=attrs.evolve(self.published, **{name: part}))
+
+    def _changed(self, change: Change) -> Snapshot:
+        name = change.kind.name
+        return self._with_part(name, _PARTS[name].changed(getattr(self.published, name), change))
 
 
 @attrs.frozen
 class _Part:
-    """One field of `Published`: how it is read, and how it is with a change."""
+    """One field of `Published`: how it is made of all records, and how it is after a change."""
 
     kind: Kind[Any]
-    make: Callable[[Sequence[Any]], Any]
+    make: Callable[[Iterable[Any]], Any]
     changed: Callable[[Any, Change], Any]
 
     def read(self, connection: sa.Connection) -> Any:
@@ -88,38 +99,76 @@ _PARTS = {
 
 
 def looked_at_again(connection: sa.Connection, known: Snapshot | None) -> Snapshot:
-    """What there is now; what did not change since `known` is not read again, and is the same object."""
+    """What there is now; a part that did not change since `known` is the same object."""
     # Before all else that is read: if it came after, a change between the two would go unnoticed.
     version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
     seen = connection.info.setdefault(_MARK, object()), version
     if known is not None and known.seen == seen:
         return known
-    table = schema.revisions
-    revisions = {row.kind: row.number for row in connection.execute(sa.select(table.c.kind, table.c.number))}
-    if known is None:
-        parts = {name: part.read(connection) for name, part in _PARTS.items()}
-        return Snapshot(Published(**parts), revisions, seen)
-    stale = [name for name in _PARTS if revisions[name] != known.revisions[name]]
-    parts = {name: _PARTS[name].read(connection) for name in stale}
-    return known._with(parts, revisions=revisions, seen=seen)
+    now = _read(connection) if known is None else _caught_up(connection, known)
+    return attrs.evolve(now, seen=seen)
 
 
-def with_change(connection: sa.Connection, known: Snapshot, change: Change, revision: int) -> Snapshot:
-    """What there is once this transaction is committed, which made the change and this revision."""
-    name = change.kind.name
-    part = _PARTS[name]
-    if known.revisions[name] == revision - 1:
-        now = part.changed(getattr(known.published, name), change)
-    else:
-        # Another process was there first, and we have not heard of that yet.
-        now = part.read(connection)
-    return known._with({name: now}, revisions={**known.revisions, name: revision})
+def with_change(connection: sa.Connection, known: Snapshot | None, change: Change) -> Snapshot | None:
+    """What there is once this transaction is committed, which made the change; the journal is told of it.
+
+    It is None if nothing was known.
+    """
+    if not change:
+        return known
+    # Another process may have been there first, of which we have not heard yet.
+    before = None if known is None else _caught_up(connection, known)
+    number = _write_journal(connection, change)
+    return None if before is None else attrs.evolve(before._changed(change), number=number)
 
 
-def count_on(connection: sa.Connection, change: Change) -> int:
-    """Make the next revision of what changed, as a part of the same transaction."""
-    table = schema.revisions
-    mine = table.c.kind == change.kind.name
-    connection.execute(sa.update(table).where(mine).values(number=table.c.number + 1))
-    number: int = connection.execute(sa.select(table.c.number).where(mine)).scalar_one()
-    return number
+def _read(connection: sa.Connection) -> Snapshot:
+    parts = {name: part.read(connection) for name, part in _PARTS.items()}
+    return Snapshot(Published(**parts), _last_number(connection))
+
+
+def _caught_up(connection: sa.Connection, known: Snapshot) -> Snapshot:
+    table = schema.journal
+    later = sa.select(table).where(table.c.number > known.number).order_by(table.c.number)
+    entries = connection.execute(later).all()
+    if not entries:
+        return known
+    if entries[0].number != known.number + 1:
+        return _read(connection)
+    touched: dict[str, dict[str | None, None]] = {}
+    for entry in entries:
+        touched.setdefault(entry.kind, {})[entry.record_id] = None
+    now = attrs.evolve(known, number=entries[-1].number)
+    for name, ids in touched.items():
+        part = _PARTS[name]
+        if None in ids:
+            now = now._with_part(name, part.read(connection))
+        else:
+            now = now._changed(_change_of(connection, part.kind, [key for key in ids if key is not None]))
+    return now
+
+
+def _change_of(connection: sa.Connection, kind: Kind[Any], ids: Sequence[str]) -> Change:
+    """The change that leads to what there is now, of records that were touched somehow."""
+    saved = some_of(connection, kind, ids)
+    return Change(kind, saved, sorted(set(ids) - {record.id for record in saved}))
+
+
+def _last_number(connection: sa.Connection) -> int:
+    return connection.scalar(sa.select(sa.func.max(schema.journal.c.number))) or 0
+
+
+def _write_journal(connection: sa.Connection, change: Change) -> int:
+    """Returns the number of the last entry."""
+    table = schema.journal
+    ids: list[str | None] = [*(record.id for record in change.saved), *change.deleted]
+    if len(ids) > MAX_ENTRIES:
+        ids = [None]
+    last = _last_number(connection)
+    entries = [
+        {"number": number, "kind": change.kind.name, "record_id": key}
+        for number, key in enumerate(ids, start=last + 1)
+    ]
+    connection.execute(sa.insert(table), entries)
+    connection.execute(sa.delete(table).where(table.c.number <= last + len(ids) - JOURNAL))
+    return last + len(ids)

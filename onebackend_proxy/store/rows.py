@@ -79,6 +79,12 @@ def all_of(connection: sa.Connection, kind: Kind[R]) -> tuple[R, ...]:
     return tuple(map(kind.of, rows))
 
 
+def some_of(connection: sa.Connection, kind: Kind[R], ids: Sequence[str]) -> tuple[R, ...]:
+    """Those records of a kind that are there, of at most some thousand ids."""
+    rows = connection.execute(sa.select(*kind.columns).where(kind.table.c.id.in_(ids)))
+    return tuple(map(kind.of, rows))
+
+
 def replace(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert or replace these rows, of which no two have the same id."""
     # Delete and insert is the one spelling of "insert or replace" that every database shares.

@@ -43,12 +43,13 @@ schema_version = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
 )
 
-# How often something changed in each of the other tables that are published: `publishing` reads it.
-revisions = sa.Table(
-    "revisions",
+# Which records were saved or deleted last, in the other tables that are published: `publishing` reads it.
+journal = sa.Table(
+    "journal",
     metadata,
-    _text("kind", primary_key=True),
-    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _text("kind"),
+    sa.Column("record_id", TEXT, nullable=True),
 )
 
 # `fields` are all the others of a Route that are not as by default, so that a new one needs no new column.

@@ -26,7 +26,7 @@ from .encryption import Vault
 from .engine import BUSY, OUR_FAULT, TROUBLE, make_engine, original, unavailable
 from .following import Followers
 from .migrations import migrate
-from .publishing import Change, Snapshot, count_on, looked_at_again, with_change
+from .publishing import Change, Snapshot, looked_at_again, with_change
 from .statements import Statements
 
 T = TypeVar("T")
@@ -161,11 +161,7 @@ class SqliteStore(Statements):
         known = self._snapshot
 
         def change(connection: sa.Connection) -> Snapshot | None:
-            done = work(connection)
-            if not done.saved and not done.deleted:
-                return known
-            revision = count_on(connection, done)
-            return None if known is None else with_change(connection, known, done, revision)
+            return with_change(connection, known, work(connection))
 
         # A commit that fails may have happened all the same.
         self._snapshot = None if known is None else known.unseen()
