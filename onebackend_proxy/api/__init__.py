@@ -5,20 +5,29 @@
 ``echo``           what an error may repeat of a body
 ``shapes``         records to JSON
 ``user_svc``, ``registry_svc`` (in ``turns``), ``proxy_svc``  the tables of calls
+``collection``     what is saved, listed and deleted by its id: ``rules`` (Routes, Redirects), ``certs``
+``explain``        what becomes of a request for a URL
 ``accounts``       logins, over ``passwords``, ``password_work``, ``throttle``, ``tokens``, ``permissions``
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+from twisted.internet.threads import deferToThread
+
 from ..interfaces import IRegistry, IStore
 from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
+from .explain import EdgeView
 from .json_resource import BuiltInService, ClientAddress, peer_address
-from .proxy_svc import proxy_operations
+from .password_work import InThread
+from .proxy_svc import LocalRoot, proxy_operations
 from .registry_svc import registry_operations
 from .user_svc import user_operations
 
-__all__ = ["Accounts", "BuiltInService", "built_in_services", "open_accounts"]
+__all__ = ["Accounts", "BuiltInService", "EdgeView", "built_in_services", "open_accounts"]
 
 
 def built_in_services(
@@ -26,12 +35,25 @@ def built_in_services(
     registry: IRegistry,
     accounts: Accounts,
     client_address: ClientAddress = peer_address,
+    *,
+    edge: EdgeView | None = None,
+    local_root: LocalRoot | None = None,
+    seconds: Callable[[], float] = time.time,
+    in_thread: InThread = deferToThread,
 ) -> dict[bytes, BuiltInService]:
     """The resource of each built-in service, by its slug; put them below the root.
 
-    `client_address` tells whom to throttle: behind a trusted proxy that is not the peer.
+    `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `edge` and
+    `local_root` (the local authority's certificate in PEM) are None where there is no edge; `seconds` is the
+    reactor's clock; `in_thread` runs what takes long.
     """
-    tables = user_operations(accounts), registry_operations(registry), proxy_operations(store)
+    tables = (
+        user_operations(accounts),
+        registry_operations(registry),
+        proxy_operations(
+            store, registry, edge=edge, local_root=local_root, seconds=seconds, in_thread=in_thread
+        ),
+    )
     return {
         slug.encode("ascii"): BuiltInService(table, accounts, client_address)
         for slug, table in zip(BUILT_IN_SLUGS, tables, strict=True)

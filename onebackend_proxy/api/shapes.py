@@ -5,9 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import attrs
+
 from ..interfaces import InstanceView
-from ..records import Account, App, Redirect, Route
+from ..records import Account, App, Redirect, Route, WeightedTarget
+from ..units import shown_seconds
 from .accounts import Login
+from .validation import camel
 
 Json = dict[str, Any]
 
@@ -19,8 +23,30 @@ def rfc3339(moment: datetime.datetime) -> str:
 
 
 def route_json(route: Route) -> Json:
-    """A Route."""
-    return {"id": route.id, "target": route.target}
+    """A Route: what is not set is left out."""
+    shape: Json = {"id": route.id}
+    if route.targets:
+        shape["targets"] = [_target_json(target) for target in route.targets]
+    else:
+        shape["target"] = route.target
+    if route.balance:
+        shape["balance"] = route.balance
+    timeouts = {
+        camel(name): shown_seconds(seconds)
+        for name, seconds in attrs.asdict(route.timeouts).items()
+        if seconds is not None
+    }
+    if timeouts:
+        shape["timeouts"] = timeouts
+    if route.retries is not None:
+        shape["retries"] = route.retries
+    if route.tls_insecure_skip_verify:
+        shape["tlsInsecureSkipVerify"] = True
+    return shape
+
+
+def _target_json(target: WeightedTarget) -> Json:
+    return {"url": target.url} if target.weight == 1 else {"url": target.url, "weight": target.weight}
 
 
 def redirect_json(redirect: Redirect) -> Json:

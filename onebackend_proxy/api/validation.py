@@ -14,19 +14,24 @@ from typing import Any, NewType, TypeVar
 import attrs
 from cattrs import Converter, transform_error
 from cattrs.cols import is_sequence, list_structure_factory
-from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
+from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
 from ..addresses import check_redirect_target, check_target
+from ..balancing import Balance
 from ..errors import BadRequest
 from ..records import BUILT_IN_SLUGS
 from ..routing import canonical_id, is_slug
+from ..tls.certificates import certificate_name
+from ..units import MAX_SECONDS, parse_seconds
 from .echo import bounded, quoted
 
 T = TypeVar("T")
 
 MAX_ITEMS = 10_000
 MAX_LINE = 256
+MAX_WEIGHT = 1_000_000
+MAX_RETRIES = 10
 _SHOWN_ERRORS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -49,10 +54,25 @@ RedirectTarget = NewType("RedirectTarget", str)
 """A Redirect's target."""
 RedirectCode = NewType("RedirectCode", int)
 """A status that redirects."""
+BalanceWord = NewType("BalanceWord", str)
+"""A value of `balancing.Balance`."""
+Weight = NewType("Weight", int)
+"""A target's share of the traffic, beside the others'."""
+Retries = NewType("Retries", int)
+"""How often a request may be tried again."""
+Seconds = NewType("Seconds", float)
+"""A time, as a number of seconds or a text such as ``250ms``; to the millisecond, and above 0."""
+CertificateId = NewType("CertificateId", str)
+"""A name that a certificate may be for, made canonical: a host, ``*.`` and a host, or an IP address."""
+CertificateIdOrNone = NewType("CertificateIdOrNone", str)
+"""A `CertificateId`, or nothing."""
 InstanceId = NewType("InstanceId", str)
 """An instance's id, chosen by the client."""
 IpAddress = NewType("IpAddress", str)
 """An IPv4 or IPv6 address in its shortest form."""
+
+
+Rule = Callable[[object], object]
 
 
 def _string(value: object) -> str:
@@ -122,6 +142,38 @@ def _redirect_code(value: object) -> int:
     return code
 
 
+def _balance(value: object) -> str:
+    words = [balance.value for balance in Balance]
+    if _string(value) not in words:
+        raise ValueError(f"must be one of {', '.join(words)}")
+    return str(value)
+
+
+def _between(least: int, most: int) -> Rule:
+    def check(value: object) -> int:
+        number = _integer(value)
+        if not least <= number <= most:
+            raise ValueError(f"must be from {least} to {most}")
+        return number
+
+    return check
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("expected a number of seconds, or a time such as 5s, 250ms or 1m30s")
+    if not isinstance(value, str) and not 0 <= value <= MAX_SECONDS:
+        raise ValueError("is negative" if value < 0 else f"is too long: at most {MAX_SECONDS / 86400:.0f}d")
+    seconds = round(parse_seconds(_string(value)) if isinstance(value, str) else float(value), 3)
+    if not seconds:
+        raise ValueError("must be at least 1ms")
+    return seconds
+
+
+def _certificate_id_or_none(value: object) -> str:
+    return certificate_name(text) if (text := _string(value).strip()) else ""
+
+
 def _instance_id(value: object) -> str:
     text = _string(value)
     if not _INSTANCE_ID.fullmatch(text):
@@ -137,7 +189,6 @@ def _ip_address(value: object) -> str:
         raise ValueError("is not an IP address") from None
 
 
-Rule = Callable[[object], object]
 _RULES: dict[Any, Rule] = {
     str: _string,
     int: _integer,
@@ -151,17 +202,24 @@ _RULES: dict[Any, Rule] = {
     Target: lambda value: check_target(_string(value)),
     RedirectTarget: lambda value: check_redirect_target(_string(value)),
     RedirectCode: _redirect_code,
+    BalanceWord: _balance,
+    Weight: _between(1, MAX_WEIGHT),
+    Retries: _between(0, MAX_RETRIES),
+    Seconds: _seconds,
+    CertificateId: lambda value: certificate_name(_string(value).strip()),
+    CertificateIdOrNone: _certificate_id_or_none,
     InstanceId: _instance_id,
     IpAddress: _ip_address,
 }
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """The name as JSON has it: ``first_byte`` is ``firstByte``."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 
 def _object_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
-    renamed: dict[str, Any] = {f.name: override(rename=_camel(f.name)) for f in attrs.fields(kind)}
+    renamed: dict[str, Any] = {f.name: override(rename=camel(f.name)) for f in attrs.fields(kind)}
     inner: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **renamed)
 
     def structure_object(value: Any, wanted: Any) -> Any:
@@ -201,6 +259,13 @@ def _converter() -> Converter:
 _CONVERTER = _converter()
 
 
+def wrong(field: str, message: str) -> ValueError:
+    """A rule's error about one field of an object, for its ``__attrs_post_init__``."""
+    error = ValueError(message)
+    error.add_note(AttributeValidationNote("", field, None))
+    return error
+
+
 def _said(error: BaseException, _kind: object) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
         names = [quoted(name) for name in sorted(error.extra_fields)]
@@ -213,7 +278,7 @@ def _said(error: BaseException, _kind: object) -> str:
 def _with_path_first(line: str) -> str:
     # cattrs says "what @ $.where"; the last @ is its own, whatever a client put into "what".
     said, _at, path = line.rpartition(" @ ")
-    where = _camel(path.removeprefix("$").removeprefix("."))
+    where = camel(path.removeprefix("$").removeprefix("."))
     return f"{where}: {said}" if where else said
 
 

@@ -6,6 +6,8 @@ session.py    which server, whose token, and what to do when it has ended
 shell.py      groups with aliases, the options every command takes, printing
 documents.py  files of routes and redirects
 fields.py     `--field=value` to JSON
-rules.py, instances.py, accounts.py, environments.py, calls.py, demo.py   the commands
+trust_stores.py   where clients on this machine look for authorities they trust
+rules.py, certs.py, explain.py, trust.py, instances.py, accounts.py, environments.py, calls.py, demo.py
+                  the commands
 main.py       the root command, and the exit codes
 """

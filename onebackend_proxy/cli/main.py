@@ -11,12 +11,15 @@ import click
 
 from onebackend_proxy.cli.accounts import login, logout, register, token, users, whoami
 from onebackend_proxy.cli.calls import CALLS
+from onebackend_proxy.cli.certs import certs
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.demo import demo
 from onebackend_proxy.cli.environments import environments
+from onebackend_proxy.cli.explain import explain
 from onebackend_proxy.cli.instances import instances
 from onebackend_proxy.cli.rules import redirects, routes
 from onebackend_proxy.cli.shell import AliasedGroup, warn
+from onebackend_proxy.cli.trust import trust
 
 REFUSED = 1
 MISUSED = 2
@@ -88,8 +91,8 @@ def cli() -> None:
     """
 
 
-_GROUPS = (users, routes, redirects, instances, environments)
-for _command in (login, logout, whoami, token, register, *_GROUPS, *CALLS, demo):
+_GROUPS = (users, routes, redirects, certs, instances, environments)
+for _command in (login, logout, whoami, token, register, *_GROUPS, explain, trust, *CALLS, demo):
     cli.add_command(_command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -30,7 +30,17 @@ class Kind:
     def table(self, answer: Any) -> str:
         """Lay out what the API listed, sorted by id."""
         found = sorted(items_of(answer, self.key), key=lambda item: text_of(item, "id"))
-        return table(self.header, [[text_of(item, field) for field in self.fields] for item in found])
+        return table(self.header, [[_cell(item, field) for field in self.fields] for item in found])
+
+
+def target_of(item: Mapping[str, Any]) -> str:
+    """Return where a route or a redirect leads: its target, or the URLs of several."""
+    several = items_of(item, "targets")
+    return ", ".join(text_of(target, "url") for target in several) if several else text_of(item, "target")
+
+
+def _cell(item: Mapping[str, Any], field: str) -> str:
+    return target_of(item) if field == "target" else text_of(item, field)
 
 
 ROUTES = Kind("routes", ("ROUTE ID", "TARGET"), ("id", "target"))
@@ -57,7 +67,7 @@ def _save(settings: Settings, kind: Kind, items: list[Item]) -> None:
     except Refusal as error:
         raise Refusal(in_their_words(str(error), items, kind.key), error.status) from None
     saved = items_of(answer, kind.key)
-    settings.show(answer, "\n".join(f"saved {text_of(i, 'id')} -> {text_of(i, 'target')}" for i in saved))
+    settings.show(answer, "\n".join(f"saved {text_of(i, 'id')} -> {target_of(i)}" for i in saved))
 
 
 def _items(kind: Kind, files: Sequence[pathlib.Path], item: dict[str, Any], wants: str) -> list[Item]:

@@ -61,7 +61,9 @@ class Reply:
 class Api:
     """The built-in services over a store (a `MemoryStore` unless another is given)."""
 
-    def __init__(self, store: Any = None, **options: Any) -> None:
+    def __init__(
+        self, store: Any = None, *, edge: Any = None, local_root: Any = None, **options: Any
+    ) -> None:
         self.clock = new_clock()
         self.store = MemoryStore() if store is None else store
         self.registry = EmbeddedRegistry(self.store)
@@ -71,7 +73,16 @@ class Api:
         self.accounts = Accounts(self.store, issuer, work, self.clock.seconds, **in_use, **options)
         self.address = "192.0.2.1"
         self.root = Resource()
-        services = built_in_services(self.store, self.registry, self.accounts, lambda _request: self.address)
+        services = built_in_services(
+            self.store,
+            self.registry,
+            self.accounts,
+            lambda _request: self.address,
+            edge=edge,
+            local_root=local_root,
+            seconds=self.clock.seconds,
+            in_thread=maybeDeferred,
+        )
         for slug, resource in services.items():
             self.root.putChild(slug, resource)
         self.treq: Any = StubTreq(self.root)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from onebackend_proxy.api import proxy_svc, registry_svc
+from onebackend_proxy.api import collection, registry_svc, rules
 from onebackend_proxy.api.echo import bounded, quoted, shortened
 from onebackend_proxy.api.strict_json import parse_json
 from onebackend_proxy.api.validation import structure
@@ -50,13 +50,13 @@ HOST = ".".join(["y" * 60] * 4)
 @pytest.mark.parametrize(
     "kind, body",
     [
-        (proxy_svc.DeleteBody, {LONG: 1}),
-        (proxy_svc.DeleteBody, {"ids": [LONG]}),
-        (proxy_svc.DeleteBody, {"ids": ["é" * 300]}),
-        (proxy_svc.DeleteBody, {"ids": [f"[{LONG}]"]}),
-        (proxy_svc.SaveRoutesBody, {"routes": [{"id": "a.com", "target": f"service:{LONG}"}]}),
-        (proxy_svc.SaveRoutesBody, {"routes": [{"id": "a.com", "target": f"http://{LONG}"}]}),
-        (proxy_svc.SaveRedirectsBody, {"redirects": [{"id": "a.com", "target": f"http://{LONG}"}]}),
+        (collection.DeleteBody, {LONG: 1}),
+        (collection.DeleteBody, {"ids": [LONG]}),
+        (collection.DeleteBody, {"ids": ["é" * 300]}),
+        (collection.DeleteBody, {"ids": [f"[{LONG}]"]}),
+        (rules.SaveRoutesBody, {"routes": [{"id": "a.com", "target": f"service:{LONG}"}]}),
+        (rules.SaveRoutesBody, {"routes": [{"id": "a.com", "target": f"http://{LONG}"}]}),
+        (rules.SaveRedirectsBody, {"redirects": [{"id": "a.com", "target": f"http://{LONG}"}]}),
         (registry_svc.RegisterInstanceBody, {"slug": LONG}),
         (registry_svc.RegisterInstanceBody, {"ip": LONG}),
     ],

@@ -51,7 +51,7 @@ class ApiTests(TestCase):
         for path in (
             "/user-svc",
             "/user-svc/",
-            "/proxy-svc/certs",
+            "/proxy-svc/certs/x",
             "/user-svc/self/has",
             "/user-svc/login/x",
         ):

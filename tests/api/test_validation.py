@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebackend_proxy.api import proxy_svc, registry_svc, user_svc
+from onebackend_proxy.api import certs, collection, explain, registry_svc, rules, user_svc
 from onebackend_proxy.api.strict_json import parse_json
 from onebackend_proxy.api.validation import Line, NewPassword, Slug, structure
 from onebackend_proxy.errors import BadRequest
@@ -16,9 +16,12 @@ JSON = st.recursive(
     max_leaves=20,
 )
 BODIES = [
-    proxy_svc.SaveRoutesBody,
-    proxy_svc.SaveRedirectsBody,
-    proxy_svc.ListBody,
+    rules.SaveRoutesBody,
+    rules.SaveRedirectsBody,
+    collection.ListBody,
+    certs.SaveCertificatesBody,
+    certs.ListCertificatesBody,
+    explain.ExplainBody,
     registry_svc.RegisterInstanceBody,
     user_svc.LoginBody,
     user_svc.RegisterBody,
@@ -56,11 +59,11 @@ def said(kind, value):
     ],
 )
 def test_messages_about_routes(body, wanted):
-    assert said(proxy_svc.SaveRoutesBody, body) == wanted
+    assert said(rules.SaveRoutesBody, body) == wanted
 
 
 def test_a_long_list_of_errors_is_cut():
-    message = said(proxy_svc.ListBody, {"ids": [""] * 100})
+    message = said(collection.ListBody, {"ids": [""] * 100})
     assert message.startswith("ids[0]: is empty; ids[1]: is empty; ")
     assert message.endswith("; ids[4]: is empty; and 95 more")
 
@@ -71,7 +74,7 @@ def test_names_are_camel_case():
     assert structure(user_svc.SelfBody, {"countTokens": True}).count_tokens is True
     wanted = "redirects[0].statusCode: must be one of 301, 302, 303, 307, 308"
     entry = {"id": "a.com", "target": "/x", "statusCode": 200}
-    assert said(proxy_svc.SaveRedirectsBody, {"redirects": [entry]}) == wanted
+    assert said(rules.SaveRedirectsBody, {"redirects": [entry]}) == wanted
 
 
 @pytest.mark.parametrize("url", [5, True, ["http://a"], {}])

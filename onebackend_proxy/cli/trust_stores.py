@@ -1,0 +1,218 @@
+"""Where clients on this machine look for authorities they trust: the system's store, and Chromium's own."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from onebackend_proxy.cli.client import Refusal
+
+SECONDS = 120
+"""How long a program that changes a store may take."""
+LOCAL_NAME = "localhost"
+# Ordinary users of Debian have no sbin in their PATH.
+_MORE_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_KEYCHAIN = "/Library/Keychains/System.keychain"
+
+
+@attrs.frozen
+class Root:
+    """The certificate of a local authority, checked."""
+
+    pem: str
+    name: str
+    sha256: str
+    not_after: str
+
+    @property
+    def label(self) -> str:
+        """What it is called in the stores: another proxy's has another name."""
+        return f"onebackend-proxy-{self.sha256.replace(':', '')[:8].lower()}"
+
+
+def read_root(pem: str) -> Root:
+    """Check the certificate of a local authority; Refusal for one that could vouch for other names.
+
+    Whoever is trusted by a system's store can pretend to be any name that its constraints allow.
+    """
+    # Half as long to import as all of oo: no other command needs it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    try:
+        [certificate] = x509.load_pem_x509_certificates(pem.encode("ascii"))
+        extensions = certificate.extensions
+        authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        constraints = extensions.get_extension_for_class(x509.NameConstraints)
+    except (ValueError, x509.ExtensionNotFound):
+        raise Refusal("what came is not the certificate of a local authority") from None
+    permitted = constraints.value.permitted_subtrees or []
+    only_local = all(
+        isinstance(name, x509.IPAddress) or (isinstance(name, x509.DNSName) and name.value == LOCAL_NAME)
+        for name in permitted
+    )
+    # RFC 5280, 4.2.1.10: a kind of name that is not among those permitted is not constrained at all.
+    kinds = {type(name) for name in permitted}
+    if not (authority and constraints.critical and only_local and kinds == {x509.DNSName, x509.IPAddress}):
+        raise Refusal("the certificate could vouch for other names than localhost: it is not to be trusted")
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return Root(
+        pem=pem if pem.endswith("\n") else f"{pem}\n",
+        name=str(names[0].value) if names else "without a name",
+        sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+        not_after=f"{certificate.not_valid_after_utc:%Y-%m-%d}",
+    )
+
+
+def _which(program: str) -> str | None:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_PATHS])
+    return shutil.which(program, path=path)
+
+
+def _run(command: Sequence[str]) -> None:
+    """Run a program without a word on our output; Refusal with its last line if it fails."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refusal(f"{command[0]} could not be run: {type(error).__name__}") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        why = said[-1] if said else f"exit code {done.returncode}"
+        raise Refusal(f"{pathlib.Path(command[0]).name} failed: {why}")
+
+
+@attrs.frozen
+class Machine:
+    """The machine whose stores are changed; a test makes one of its own."""
+
+    top: pathlib.Path = pathlib.Path("/")
+    home: pathlib.Path = attrs.field(factory=pathlib.Path.home)
+    platform: str = sys.platform
+    user: int = attrs.field(factory=os.geteuid)
+    which: Callable[[str], str | None] = _which
+    run: Callable[[Sequence[str]], None] = _run
+
+
+@attrs.frozen
+class Folder:
+    """A folder of authorities, below the top, and what is run when it has changed, or has less in it."""
+
+    path: str
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+FOLDERS = (
+    Folder("etc/pki/ca-trust/source/anchors", ("update-ca-trust",), ("update-ca-trust",)),
+    Folder("etc/ca-certificates/trust-source/anchors", ("update-ca-trust",), ("update-ca-trust",)),
+    Folder("etc/pki/trust/anchors", ("update-ca-certificates",), ("update-ca-certificates",)),
+    # Without --fresh Debian leaves links to what is gone.
+    Folder(
+        "usr/local/share/ca-certificates", ("update-ca-certificates",), ("update-ca-certificates", "--fresh")
+    ),
+)
+"""Fedora and RHEL, Arch, SUSE, Debian and Alpine."""
+
+
+def change_system(machine: Machine, root: Root, install: bool, tell: Callable[[str], None]) -> None:
+    """Put `root` into the system's store, or take it out; Refusal where that cannot be done."""
+    if machine.user != 0:
+        word = "--install" if install else "--uninstall"
+        raise Refusal(
+            "the system's store is changed by root only: "
+            f"oo trust --out root.pem && sudo oo trust {word} --from root.pem"
+        )
+    if machine.platform == "darwin":
+        _change_keychain(machine, root, install, tell)
+        return
+    for folder in FOLDERS:
+        [name, *options] = folder.changed if install else folder.removed
+        program = machine.which(name)
+        if program is not None and (machine.top / folder.path).is_dir():
+            _change_folder(machine, root, folder, install, [program, *options], tell)
+            return
+    raise Refusal("there is no store of the system that oo knows of: see oo trust for other ways")
+
+
+def _change_folder(
+    machine: Machine,
+    root: Root,
+    folder: Folder,
+    install: bool,
+    command: list[str],
+    tell: Callable[[str], None],
+) -> None:
+    path = machine.top / folder.path / f"{root.label}.crt"
+    if install:
+        path.write_text(root.pem, "ascii")
+        path.chmod(0o644)
+        tell(f"wrote {path}")
+    elif path.exists():
+        path.unlink()
+        tell(f"removed {path}")
+    else:
+        tell(f"the system's store: {path} is not there")
+        return
+    machine.run(command)
+    tell(f"ran {' '.join(command)}")
+
+
+def _change_keychain(machine: Machine, root: Root, install: bool, tell: Callable[[str], None]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(root.pem)
+        file.flush()
+        if install:
+            machine.run(["security", "add-trusted-cert", "-d", "-r", "trustRoot", "-k", _KEYCHAIN, file.name])
+        else:
+            machine.run(["security", "remove-trusted-cert", "-d", file.name])
+    tell(f"{'added to' if install else 'trusted no more by'} {_KEYCHAIN}: {root.name}")
+
+
+def change_nss(machine: Machine, root: Root, install: bool, tell: Callable[[str], None]) -> None:
+    """Put `root` into the store that Chromium on Linux has in the user's home, or take it out."""
+    if machine.platform == "darwin":
+        return
+    certutil = machine.which("certutil")
+    folder = machine.home / ".pki" / "nssdb"
+    if certutil is None:
+        tell("Chromium: skipped, certutil is not installed (Debian: libnss3-tools, Fedora: nss-tools)")
+        return
+    if machine.home.stat().st_uid != machine.user:
+        # What root writes there its owner could not change any more.
+        tell(f"Chromium: skipped, {machine.home} is somebody else's: run oo trust as them, too")
+        return
+    base = [certutil, "-d", f"sql:{folder}"]
+    known = folder.is_dir() and _succeeds(machine, [*base, "-L", "-n", root.label])
+    if not install:
+        if known:
+            machine.run([*base, "-D", "-n", root.label])
+        tell(f"Chromium: {'removed from' if known else 'not in'} {folder}")
+        return
+    if known:
+        tell(f"Chromium: in {folder} already")
+        return
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True)
+        machine.run([*base, "-N", "--empty-password"])
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(root.pem)
+        file.flush()
+        machine.run([*base, "-A", "-t", "C,,", "-n", root.label, "-i", file.name])
+    tell(f"Chromium: added to {folder}")
+
+
+def _succeeds(machine: Machine, command: Sequence[str]) -> bool:
+    try:
+        machine.run(command)
+    except Refusal:
+        return False
+    return True
