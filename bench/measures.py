@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trouble
 from backend import MIB, SMALL, SMALL_ANSWER, Backend
 from connections import growth, idle, is_silent, slow_readers
-from load import Load, Outcome, pace, saturate
+from load import Load, Outcome, negotiated, pace, saturate
 from processes import HERE, LOAD_CORE, Running, pinned
 
 KIB = 1024
@@ -24,11 +24,12 @@ SMALL_GET = Load(SMALL)
 
 @dataclass
 class Measured:
-    """One round: the figure, further columns by their titles, and what went wrong."""
+    """One round: the figure, further columns by their titles, what went wrong, what TLS agreed on."""
 
     figure: float
     columns: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    negotiated: tuple[str, ...] = ()
 
 
 @dataclass
@@ -74,10 +75,9 @@ def took(size: int) -> Check:
     return check
 
 
-def _probe(proxy: Running, load: Load, check: Check) -> list[str]:
+def probe(proxy: Running, load: Load, check: Check) -> list[str]:
     """What is wrong with one request: no load is put on a proxy that cannot do that."""
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
-    with contextlib.closing(connection):
+    with contextlib.closing(proxy.connection()) as connection:
         headers = dict(header.split(": ", 1) for header in load.headers)
         connection.request(load.method, load.path, b"x" * load.body or None, headers)
         answer = connection.getresponse()
@@ -85,7 +85,7 @@ def _probe(proxy: Running, load: Load, check: Check) -> list[str]:
     return [f"probe: {wrong}"] if wrong else []
 
 
-def _watched(bench: Bench, run: Callable[[], Outcome]) -> Outcome:
+def watched(bench: Bench, run: Callable[[], Outcome]) -> Outcome:
     """The outcome of the load, with an error where the backend was not asked for every answer."""
     before = bench.backend.requests()
     outcome = run()
@@ -101,16 +101,17 @@ def requests_per_second(load: Load, check: Check) -> Measure:
     """Answers a second, and the processor time of one."""
 
     def measure(bench: Bench, proxy: Running) -> Measured:
-        if wrong := _probe(proxy, load, check):
+        if wrong := probe(proxy, load, check):
             return Measured(0.0, errors=wrong)
+        agreed = negotiated(proxy)
         before = proxy.cpu()
-        outcome = _watched(bench, lambda: saturate(proxy, load, bench.seconds))
+        outcome = watched(bench, lambda: saturate(proxy, load, bench.seconds))
         cpu = proxy.cpu() - before
         columns = {
             "CPU µs/request": cpu * 1e6 / max(outcome.requests, 1),
             "busy %": 100 * cpu / outcome.seconds,
         }
-        return Measured(outcome.requests / outcome.seconds, columns, outcome.errors)
+        return Measured(outcome.requests / outcome.seconds, columns, outcome.errors, agreed)
 
     return measure
 
@@ -119,12 +120,13 @@ def mib_per_second(load: Load, check: Check) -> Measure:
     """MiB of bodies a second, whichever way they go, and what the proxy's memory did meanwhile."""
 
     def measure(bench: Bench, proxy: Running) -> Measured:
-        if wrong := _probe(proxy, load, check):
+        if wrong := probe(proxy, load, check):
             return Measured(0.0, errors=wrong)
+        agreed = negotiated(proxy)
         saturate(proxy, load, 1)
         cpu, memory = proxy.cpu(), proxy.memory()
         proxy.forget_peak()
-        outcome = _watched(bench, lambda: saturate(proxy, load, bench.seconds))
+        outcome = watched(bench, lambda: saturate(proxy, load, bench.seconds))
         cpu = proxy.cpu() - cpu
         size = outcome.requests * load.body or outcome.bytes
         columns = {
@@ -135,7 +137,7 @@ def mib_per_second(load: Load, check: Check) -> Measure:
             "MiB after": proxy.memory() / MIB,
             "grew, MiB": (proxy.peak() - memory) / MIB,
         }
-        return Measured(size / MIB / outcome.seconds, columns, outcome.errors)
+        return Measured(size / MIB / outcome.seconds, columns, outcome.errors, agreed)
 
     return measure
 
@@ -171,7 +173,7 @@ def slow_reader_memory(count: int) -> Measure:
 
 def latency(bench: Bench, proxy: Running) -> Measured:
     """p99 in milliseconds at the bench's fixed rate."""
-    if wrong := _probe(proxy, SMALL_GET, answers(SMALL_ANSWER)):
+    if wrong := probe(proxy, SMALL_GET, answers(SMALL_ANSWER)):
         return Measured(0.0, errors=wrong)
     outcome = _paced(bench, proxy)
     times = outcome.milliseconds
@@ -181,7 +183,7 @@ def latency(bench: Bench, proxy: Running) -> Measured:
 
 
 def _paced(bench: Bench, proxy: Running) -> Outcome:
-    return _watched(bench, lambda: pace(proxy, SMALL_GET, bench.seconds, bench.rate))
+    return watched(bench, lambda: pace(proxy, SMALL_GET, bench.seconds, bench.rate))
 
 
 def disturbance(bench: Bench, proxy: Running) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import pathlib
 import resource
@@ -15,6 +16,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sites import NamedConnection, Site
+
 HERE = pathlib.Path(__file__).parent
 PROXY_CORE = 0
 LOAD_CORE = 1
@@ -23,14 +26,26 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Running:
-    """A proxy that runs: where it listens, and the process (with its children) that is measured."""
+    """A proxy that runs: where it listens, and the process (with its children) that is measured.
+
+    With a `site` it speaks TLS there.
+    """
 
     port: int
     pid: int
+    site: Site | None = None
 
     def url(self, path: str) -> str:
-        """Where to ask it for that path."""
+        """Where to ask it for that path: with a site, under the first of its names."""
+        if self.site:
+            return f"https://{self.site.names[0]}:{self.port}{path}"
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def connection(self, name: str = "") -> http.client.HTTPConnection:
+        """A connection to it; over TLS under that name, or the first, whose certificate must be good."""
+        if self.site:
+            return NamedConnection(name or self.site.names[0], self.port, self.site.roots, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
 
     def _pids(self) -> list[int]:
         found = [self.pid]
@@ -60,6 +75,14 @@ class Running:
     def peak(self) -> int:
         """The most resident bytes since `forget_peak`."""
         return self._status("VmHWM:")
+
+    def fair_memory(self) -> int:
+        """Resident bytes now, those that its processes share counted once (PSS)."""
+        total = 0
+        for pid in self._pids():
+            lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+        return total
 
     def forget_peak(self) -> None:
         """Measure the peak from now on."""

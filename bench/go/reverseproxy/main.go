@@ -1,9 +1,11 @@
 // A peer: Go's own httputil.ReverseProxy before one backend, with a pool of kept connections.
 //
-// Usage: reverseproxy LISTEN BACKEND, both as host:port.
+// Usage: reverseproxy LISTEN BACKEND [BUNDLE...], both as host:port; with PEM bundles (certificates and key) it
+// serves their names over TLS.
 package main
 
 import (
+	"crypto/tls"
 	"log"
 	"net/http"
 	"net/http/httputil"
@@ -19,8 +21,8 @@ func (b *buffers) Get() []byte  { return b.pool.Get().([]byte) }
 func (b *buffers) Put(x []byte) { b.pool.Put(x) }
 
 func main() {
-	if len(os.Args) != 3 {
-		log.Fatal("usage: reverseproxy LISTEN BACKEND")
+	if len(os.Args) < 3 {
+		log.Fatal("usage: reverseproxy LISTEN BACKEND [BUNDLE...]")
 	}
 	backend := &url.URL{Scheme: "http", Host: os.Args[2]}
 	proxy := &httputil.ReverseProxy{
@@ -32,5 +34,17 @@ func main() {
 		Transport:  &http.Transport{MaxIdleConns: 0, MaxIdleConnsPerHost: 256, DisableCompression: true},
 		BufferPool: &buffers{sync.Pool{New: func() any { return make([]byte, 32*1024) }}},
 	}
-	log.Fatal(http.ListenAndServe(os.Args[1], proxy))
+	server := &http.Server{Addr: os.Args[1], Handler: proxy}
+	if len(os.Args) == 3 {
+		log.Fatal(server.ListenAndServe())
+	}
+	server.TLSConfig = &tls.Config{}
+	for _, bundle := range os.Args[3:] {
+		pair, err := tls.LoadX509KeyPair(bundle, bundle)
+		if err != nil {
+			log.Fatal(err)
+		}
+		server.TLSConfig.Certificates = append(server.TLSConfig.Certificates, pair)
+	}
+	log.Fatal(server.ListenAndServeTLS("", ""))
 }
