@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .errors import ProxyError, SettingError
     from .limits import Limits
     from .options import Settings
-    from .service import ProxyService, reverse_proxy
+    from .proxy import ProxyService, reverse_proxy
 
 _HOMES = {
     "Limits": "limits",
     "ProxyError": "errors",
-    "ProxyService": "service",
+    "ProxyService": "proxy",
     "ProxySite": "downstream",
     "ReverseProxyResource": "downstream",
     "ServiceResource": "downstream",
     "SettingError": "errors",
     "Settings": "options",
     "Timeouts": "balancing",
-    "reverse_proxy": "service",
+    "reverse_proxy": "proxy",
 }
 
 __all__ = [

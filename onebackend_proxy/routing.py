@@ -258,6 +258,11 @@ class RouteTable(Generic[T]):
         table._hosts, table._size, table._longest_prefix = hosts, size, longest
         return table
 
+    def get(self, id: str) -> T | None:
+        """The entry with this very id."""
+        host, prefix = _split(id)
+        return self._hosts.get(host, {}).get(prefix)
+
     def has_host(self, host: str) -> bool:
         """Whether any entry, whatever its prefix, is for this canonical host, or for ``*.`` one label up."""
         return host in self._hosts or _wildcard(host) in self._hosts

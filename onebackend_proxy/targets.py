@@ -5,14 +5,20 @@ A target is an address, or a service whose instances come and go.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
+import attrs
+
 from .addresses import Address, parse_target, service_of
 from .balancing import Balance, Ejection, EndpointState, Timeouts, Upstream, check_weights
-from .errors import Unavailable
+from .errors import Unavailable, UpstreamFailed
+from .limits import DEFAULTS, Limits
+from .records import Route, WeightedTarget
+from .routing import RouteTable
 
 
 class Targets:
@@ -64,6 +70,61 @@ class Targets:
         if endpoint is None:
             self._endpoints[address] = endpoint = EndpointState(address)
         return endpoint
+
+
+class RouteUpstreams:
+    """The upstreams of Routes, each made when it is first asked for, by a program's settings.
+
+    `of` is asked for every request.
+    """
+
+    def __init__(
+        self, targets: Targets, limits: Limits = DEFAULTS, balance: Balance = Balance.RANDOM
+    ) -> None:
+        self._targets = targets
+        self._limits = limits
+        self._balance = balance
+        self._made: dict[str, tuple[Route, Callable[[], Upstream]]] = {}
+
+    def of(self, route: Route) -> Upstream:
+        """The upstream of this Route now; raises the `errors.ProxyError` that says why there is none."""
+        made = self._made.get(route.id)
+        if made is None or made[0] is not route:
+            made = self._made[route.id] = (route, self._make(route))
+        return made[1]()
+
+    def publish(self, routes: RouteTable[Route]) -> None:
+        """From now on these are the Routes: what was made for others is forgotten.
+
+        For one that changed it is made anew here and now: what was learned of its addresses is kept.
+        """
+        for key, (before, upstream) in list(self._made.items()):
+            route = routes.get(key)
+            if route is None:
+                del self._made[key]
+            elif route is not before:
+                with contextlib.suppress(UpstreamFailed):
+                    upstream = upstream if route == before else self._make(route)
+                    self._made[key] = (route, upstream)
+
+    def _make(self, route: Route) -> Callable[[], Upstream]:
+        weighted = route.targets or (WeightedTarget(route.target),)
+        timeouts = self._limits.timeouts
+        own = {name: value for name, value in attrs.asdict(route.timeouts).items() if value is not None}
+        try:
+            return self._targets.upstream_of(
+                route.id,
+                [target.url for target in weighted],
+                [target.weight for target in weighted],
+                balance=Balance(route.balance) if route.balance else self._balance,
+                timeouts=attrs.evolve(timeouts, **own),
+                retries=1 if route.retries is None else route.retries,
+                ejection=self._limits.ejection,
+                verify=not route.tls_insecure_skip_verify,
+            )
+        except ValueError as error:
+            # It was checked when it was saved, by another version of the program perhaps.
+            raise UpstreamFailed("the route's target cannot be used", detail=f"{route.id}: {error}") from None
 
 
 class _Mixture:

@@ -311,3 +311,16 @@ def prepare_port(port: Any) -> None:
             port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
         if port.backlog == 50:
             port.socket.listen(BACKLOG)
+
+
+def accept_waiting(port: Any) -> None:
+    """Accept those that have connected and wait for it: closing the port would reset them.
+
+    No more than the queue holds: where another process has the socket too, the others are its own.
+    """
+    poll = select.poll()
+    poll.register(port.fileno(), select.POLLIN)
+    for _turn in range(BACKLOG // MAX_ACCEPTED):
+        if not poll.poll(0):
+            break
+        port.doRead()

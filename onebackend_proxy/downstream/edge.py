@@ -127,18 +127,17 @@ class PlainEdge(Proxied):
     def choose(self, request: OutgoingRequest) -> Answer:
         """See `Proxied`."""
         host = request_host(request.host)
-        if request.target.startswith(ACME_PREFIX):
-            token = request.target.removeprefix(ACME_PREFIX)
-            proof = self.challenges(host, token)
+        target = request.target
+        if target.startswith(ACME_PREFIX):
+            proof = self.challenges(host, target.removeprefix(ACME_PREFIX))
             if proof is not None:
                 return Answer(200, [(b"Content-Type", b"application/octet-stream")], proof)
-        path = edge_path(request.target)
-        redirected = self._edge.redirect(host, path, request.target)
+        redirected = self._edge.redirect(host, edge_path(target), target)
         if redirected is not None:
             return redirected
         if not self._edge.routes_to(host):
             raise NotFound("no route for this host")
-        if not request.target.startswith(b"/"):
+        if not target.startswith(b"/"):
             raise BadRequest("only a path can be sent to https")
         # Without a port: what the world calls 443 may be any other to us.
-        return moved(308, b"https://" + host.encode("ascii") + request.target)
+        return moved(308, b"https://" + host.encode("ascii") + target)

@@ -220,7 +220,7 @@ class FastChannel(FastAnswers, Protocol):
         if upstream is None:
             self._hand_over(data)
             return
-        if type(upstream) is Answer:
+        if isinstance(upstream, Answer):
             self.answer(upstream)
             return
         exchange = self._exchange = desk.exchanges.begin(self, request, upstream)

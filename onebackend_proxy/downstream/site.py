@@ -6,7 +6,7 @@ rendered when the head is complete, and gets the body as it comes. Everything el
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -22,6 +22,12 @@ from .channel import ProxyChannel
 from .fast import FastChannel
 from .request import ProxyRequest
 from .resources import Proxied
+
+HTTP1 = (b"http/1.1",)
+HTTP2 = (b"h2", b"http/1.1")
+"""Application protocols, the best first. What comes over HTTP/2 is not for twisted.web: it needs `fast`."""
+LAST_REQUEST = 1.0
+"""Seconds in which a connection that is idle when the proxy stops may still bring a request."""
 
 
 class ProxySite(Site):
@@ -45,6 +51,7 @@ class ProxySite(Site):
         client_of: ClientOf = peer_host,
         limits: Limits = DEFAULTS,
         fast: Proxied | None = None,
+        protocols: Sequence[bytes] = HTTP1,
     ) -> None:
         super().__init__(
             resource, timeout=limits.keepalive_timeout, reactor=reactor, parsePOSTFormSubmission=False
@@ -53,6 +60,7 @@ class ProxySite(Site):
         self.limits = limits
         self._client_of = client_of
         self._fast = fast
+        self._protocols = list(protocols)
         self.channels: set[ProxyChannel | FastChannel] = set()
         self.ticks = 0
         self._tick_call: IDelayedCall | None = None
@@ -93,23 +101,35 @@ class ProxySite(Site):
             self.on_request_end(entry_of(request, self.reactor.seconds(), self._client_of))
 
     def acceptableProtocols(self) -> list[bytes]:
-        """HTTP/1.1 only: our channel is what makes bodies stream."""
-        return [b"http/1.1"]
+        """What may be spoken here over TLS; by default HTTP/1.1 only, whose channel makes bodies stream."""
+        return self._protocols
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Close each connection after the answer it is at; fires when none is left.
 
-        The idle ones close now, and after `seconds` the others do too, whatever they are at.
+        One that is idle closes in a second: a request may be on its way to it, which is answered yet. After
+        `seconds` all do, whatever they are at.
         """
         self.closing = True
         self._drained = Deferred()
+        late = [
+            self.reactor.callLater(min(LAST_REQUEST, seconds), self._close_idle),
+            self.reactor.callLater(seconds, self.cut),
+        ]
+        if not self.channels:
+            self._drained.callback(None)
+
+        def done(_: object) -> None:
+            for call in late:
+                if call.active():
+                    call.cancel()
+
+        return self._drained.addBoth(done)
+
+    def _close_idle(self) -> None:
         for channel in list(self.channels):
             if channel.idle:
                 channel.close()
-        late = self.reactor.callLater(seconds, self.cut)
-        if not self.channels:
-            self._drained.callback(None)
-        return self._drained.addBoth(lambda result: late.cancel() if late.active() else None)
 
     def cut(self) -> None:
         """Close all connections now."""

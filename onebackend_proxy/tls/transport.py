@@ -75,8 +75,9 @@ class Chosen:
 class Choice(Shape):
     """What decides on a connection before its handshake."""
 
-    protocols: tuple[bytes, ...]
-    """Application protocols spoken here, the best first; none if ALPN is not."""
+    @property
+    def protocols(self) -> tuple[bytes, ...]:
+        """Application protocols spoken here, the best first; none if ALPN is not."""
 
     def base(self) -> SSL.Context:
         """The context that connections are made from: versions, ciphers and tickets are its own."""
@@ -90,6 +91,8 @@ class Choice(Shape):
 
 class Handshaking(Protocol):
     """Stands in the place of a connection's protocol until its handshake is complete."""
+
+    transport: Any
 
     def __init__(
         self, choice: Choice, build: Callable[[Any], IProtocol | None], timeout: float, reactor: Any
@@ -107,7 +110,6 @@ class Handshaking(Protocol):
     def _too_late(self) -> None:
         self._late = None
         self.choice.refused("the handshake took too long")
-        assert self.transport is not None
         self.transport.abortConnection()
 
     def done(self) -> None:
@@ -224,7 +226,7 @@ class _Secured(Immediate):
         connection.set_app_data(choice.protocols)
         connection.set_context(chosen.context)
         connection.set_accept_state()
-        self._ssl = connection._ssl  # type: ignore[attr-defined]
+        self._ssl = connection._ssl
         self._stage = _HANDSHAKE
         return self._shake()
 
@@ -256,7 +258,7 @@ class _Secured(Immediate):
 
     # From then on.
 
-    def doRead(self) -> ConnectionDone | ConnectionLost | None:
+    def doRead(self) -> ConnectionDone | ConnectionLost | None:  # type: ignore[override]
         """See `twisted.internet.interfaces.IReadDescriptor`."""
         if self._stage != _OPEN:
             return self._step()

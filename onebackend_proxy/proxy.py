@@ -1,0 +1,178 @@
+"""The proxy itself: the store, the registry, the edge and both planes, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from twisted.web.server import Request
+
+from .addresses import parse_target
+from .api import BuiltInService, EdgeView, built_in_services, open_accounts
+from .balancing import Balance, EndpointState, Timeouts, Upstream
+from .downstream import ReverseProxyResource, ServiceResource
+from .downstream.edge import EdgeResource, PlainEdge
+from .downstream.peers import client_address
+from .downstream.resources import Desk
+from .edge_certificates import EdgeCertificates
+from .exchange import Exchanges
+from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
+from .headers import Network
+from .interfaces import Published
+from .options import Settings
+from .registry import EmbeddedRegistry
+from .store import Vault, open_sqlite
+from .targets import RouteUpstreams, Targets
+from .upstream import HealthChecks, Http1Client
+
+GRACE = 20.0
+"""Seconds that requests in flight may take to finish when the proxy is told to stop."""
+
+
+def reverse_proxy(
+    *urls: str,
+    reactor: Any = None,
+    trusted_proxies: Sequence[Network] = (),
+    timeouts: Timeouts | None = None,
+    balance: str = "random",
+    weights: Sequence[int] = (),
+) -> ReverseProxyResource:
+    """A resource that relays everything at and below it to whatever listens at these URLs, healthiest first.
+
+    A URL is ``http://``, ``https://`` or ``unix:/PATH``; of several, `balance` (a Route's word) picks one, by
+    `weights` if there are any, one for each URL. For programs that want no registry: it stands where
+    `twisted.web.proxy.ReverseProxyResource` would. The path it is mounted at is taken off the target. Raises
+    `ValueError` for what cannot be proxied to, a balance or weights that there are not.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    endpoints = tuple(EndpointState(parse_target(url)) for url in urls)
+    upstream = Upstream(
+        urls[0] if urls else "nothing",
+        endpoints,
+        timeouts or Timeouts(),
+        balance=Balance(balance),
+        weights=tuple(weights),
+    )
+    desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
+    return ReverseProxyResource(lambda: upstream, desk)
+
+
+class ProxyService(Service):
+    """The proxy as a `twisted.application` service, and as `resource` for another program's Site.
+
+    Making it opens the store, which may block and raises `errors.SettingError`; starting it reads the
+    store, looks at the instances, and answers from then on. `ready` fires when that is so.
+    """
+
+    name = "onebackend-proxy"
+
+    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.settings = settings
+        self.ready: Deferred[None] = Deferred()
+        self._starting: Deferred[None] | None = None
+        self._built_in: dict[bytes, BuiltInService] = {}
+        self._reactor = reactor
+        self._log = Logger()
+        make_folder(settings.folder)
+        key = settings.encryption_key or kept_secret(settings.folder / ENCRYPTION_KEY)
+        self._admin_password = settings.admin_password or kept_secret(settings.folder / ADMIN_PASSWORD)
+        self.store = open_sqlite(settings.folder / DATABASE, Vault(key), reactor)
+        self._client = Http1Client(reactor, limits=settings.limits)
+        limits = settings.limits
+        self.registry = EmbeddedRegistry(
+            self.store, timeouts=limits.timeouts, ejection=limits.ejection, balance=settings.balance
+        )
+        targets = Targets(self.registry.lookup)
+        self._upstreams = RouteUpstreams(targets, limits, settings.balance)
+        self._health = HealthChecks(reactor, lambda: chain(self.registry.endpoints(), targets.endpoints()))
+        self.registry.watch = self._health.look
+        self.exchanges = Exchanges(reactor, self._client, limits=settings.limits)
+        desk = Desk(self.exchanges, settings.trusted_proxies)
+        self.resource = ServiceResource(self.registry, desk)
+        self.edge = EdgeResource(desk, self._upstreams.of)
+        self.plain_edge = PlainEdge(self.edge)
+        self.certificates = EdgeCertificates(
+            self.store, settings.folder, reactor, self.edge.owns, limits, settings.sync_certs_to_files
+        )
+        self._published: Published | None = None
+
+    def privilegedStartService(self) -> None:
+        """Open the store for good: after twistd's fork, and before it drops privileges."""
+        super().privilegedStartService()
+        self.store.connect()
+
+    def startService(self) -> None:
+        """Read the store and begin to answer."""
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.chainDeferred(self.ready)
+
+    async def _start(self) -> None:
+        accounts = await open_accounts(
+            self.store,
+            self._reactor.seconds,
+            open_registration=self.settings.open_registration,
+            slug_in_use=lambda slug: self.registry.lookup(slug) is not None,
+        )
+        await accounts.ensure_admin(self._admin_password)
+        await self.store.follow(self._publish)
+        self._built_in = built_in_services(
+            self.store,
+            self.registry,
+            accounts,
+            self.client_address,
+            edge=self._edge_view() if self.settings.edge else None,
+            local_root=self.certificates.local_root if self.settings.edge else None,
+            seconds=self._reactor.seconds,
+        )
+        self.resource.serve(self._built_in)
+        self._health.start()
+
+    def _publish(self, published: Published) -> None:
+        """The store has something new, from whichever process: the one place where it becomes ours."""
+        before = self._published
+        self._published = published
+        if before is None or published.instances is not before.instances:
+            self.registry.published(published.instances)
+        if before is None or published.routes is not before.routes:
+            self._upstreams.publish(published.routes)
+        if before is None or published.certificates is not before.certificates:
+            self.certificates.publish(published)
+        self.edge.publish(published)
+
+    def _edge_view(self) -> EdgeView:
+        def published() -> Published:
+            assert self._published is not None
+            return self._published
+
+        http = self.edge if self.settings.edge_test_mode else self.plain_edge
+        return EdgeView(published, self.certificates.certificate_for, self.edge.choose, http.choose)
+
+    def client_address(self, request: Request) -> str:
+        """Whose request it is, behind whatever trusted proxies: the throttle and the access log agree."""
+        return client_address(request, self.settings.trusted_proxies)
+
+    def stopService(self) -> Deferred[None]:
+        """Finish what is in flight, at most for `GRACE` seconds, then let go of everything."""
+        super().stopService()
+        if self._starting is not None:
+            self._starting.cancel()
+        self._health.stop()
+        calls = [service.drained() for service in self._built_in.values()]
+        for call in calls:
+            call.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda *_: None)
+        return gatherResults([self.exchanges.drain(GRACE), *calls]).addCallback(self._close)
+
+    def _close(self, results: list[Any]) -> Deferred[None]:
+        cut = results[0]
+        if cut:
+            self._log.warn("{cut} requests were cut off after {grace} s", cut=cut, grace=GRACE)
+        self._client.close()
+        return self.store.close()
