@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import functools
 import ipaddress
+from typing import Any
 
 import attrs
 from cryptography import x509
@@ -23,7 +24,7 @@ DAY = datetime.timedelta(days=1)
 PEM = serialization.Encoding.PEM
 PKCS8 = serialization.PrivateFormat.PKCS8
 TRADITIONAL = serialization.PrivateFormat.TraditionalOpenSSL
-CURVES = {
+CURVES: dict[str, type[Any]] = {
     "P-256": ec.SECP256R1,
     "P-384": ec.SECP384R1,
     "P-521": ec.SECP521R1,
@@ -45,7 +46,7 @@ def new_key(kind="P-256"):
         return rsa.generate_private_key(65537, int(kind.removeprefix("RSA-")))
     if kind.startswith("DSA-"):
         return dsa.generate_private_key(int(kind.removeprefix("DSA-")))
-    return {"Ed25519": ed25519.Ed25519PrivateKey, "Ed448": ed448.Ed448PrivateKey}[kind].generate()
+    return (ed25519.Ed25519PrivateKey if kind == "Ed25519" else ed448.Ed448PrivateKey).generate()
 
 
 @functools.cache
@@ -97,7 +98,7 @@ def _subject(common_name, organization):
 
 def alternative_names(names):
     """The subjectAltName for host names and IP addresses."""
-    found = []
+    found: list[x509.GeneralName] = []
     for name in names:
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(name)))
@@ -132,7 +133,7 @@ def signed(
 def authority(name="Test Authority", issuer=None, *, kind="P-256", **more):
     """An authority: a root, or an intermediate where there is an `issuer`."""
     key = new_key(kind) if kind in CURVES else known_key(kind)
-    extensions = [
+    extensions: list[Any] = [
         (x509.BasicConstraints(ca=True, path_length=None), True),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
     ]
@@ -159,7 +160,7 @@ def made(*names, issuer=None, key=None, purpose=ExtendedKeyUsageOID.SERVER_AUTH,
     """A leaf for these host names and IP addresses (none: without subjectAltName), by `intermediate`."""
     key = key or new_key()
     issuer = None if self_signed else issuer or intermediate()
-    extensions = [(x509.BasicConstraints(ca=False, path_length=None), True)]
+    extensions: list[Any] = [(x509.BasicConstraints(ca=False, path_length=None), True)]
     if names:
         extensions.append((alternative_names(names), not more.get("common_name")))
     if purpose:
