@@ -108,13 +108,11 @@ def _locked(certs: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
-    """An error of writing to a descriptor does not say which file it was."""
+    """An error of a descriptor or a link does not say which path it was."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _make_folders(*paths: pathlib.Path) -> None:
@@ -165,7 +163,8 @@ def _write_entry(entry: pathlib.Path, contents: dict[str, tuple[bytes, int]]) ->
 def _point(link: pathlib.Path, target: str) -> None:
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
-    new.symlink_to(target)
+    with _named(new):
+        new.symlink_to(target)
     new.rename(link)
     _sync_folder(link.parent)
 
