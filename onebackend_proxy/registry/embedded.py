@@ -22,6 +22,7 @@ def _unwatched(endpoint: EndpointState) -> None:
 class EmbeddedRegistry:
     """An `interfaces.IRegistry` over a store. A write is kept before it is routed to.
 
+    It knows what `published` tells it, which is to follow the store, or `load`, and what it did itself.
     `watch` is called with the endpoint of each instance that is read or registered, so that its health is
     looked at right away.
     """
@@ -39,6 +40,7 @@ class EmbeddedRegistry:
         self._timeouts = timeouts
         self._ejection = ejection
         self._balance = balance
+        self._published: tuple[Instance, ...] | None = None
         # An address belongs to one instance (the store keeps URLs unique), so an id names an endpoint too.
         self._instances: dict[str, Instance] = {}
         self._endpoints: dict[str, EndpointState] = {}
@@ -50,15 +52,31 @@ class EmbeddedRegistry:
         return f"<EmbeddedRegistry: {len(self._instances)} instances of {len(self._upstreams)} services>"
 
     def load(self) -> Deferred[None]:
-        """Read all instances from the store."""
+        """Read all instances from the store, for a program that does not follow it."""
+        return self._store.instances().addCallback(self.published)
 
-        def read(instances: Iterable[Instance]) -> None:
-            for instance in instances:
-                self._keep(instance)
-            for slug in self._by_slug:
-                self._publish(slug)
+    def published(self, instances: tuple[Instance, ...]) -> None:
+        """These are all instances that there are; see `interfaces.Published`.
 
-        return self._store.instances().addCallback(read)
+        What was learned of the addresses of those that stay is kept.
+        """
+        if instances is self._published:
+            return
+        self._published = instances
+        new = {instance.id: instance for instance in instances}
+        changed = [instance for instance in instances if self._instances.get(instance.id) != instance]
+        slugs = {instance.slug for instance in changed}
+        # First all that goes, since what comes may have its address.
+        for before in list(self._instances.values()):
+            if new.get(before.id) != before:
+                slugs.add(before.slug)
+                self._forget(before)
+                if before.id not in new:
+                    del self._endpoints[before.id]
+        for instance in changed:
+            self._keep(instance)
+        for slug in slugs:
+            self._publish(slug)
 
     def _keep(self, instance: Instance) -> None:
         address = parse_instance_url(instance.url)
@@ -78,7 +96,6 @@ class EmbeddedRegistry:
             del self._by_slug[instance.slug]
         del self._instances[instance.id]
         del self._by_url[instance.url]
-        self._publish(instance.slug)
 
     def _publish(self, slug: str) -> None:
         """Build the service's upstream anew."""
@@ -121,11 +138,13 @@ class EmbeddedRegistry:
         """See `interfaces.IRegistry`."""
 
         def kept(_: None) -> None:
-            before = self._instances.get(instance.id)
-            if before is not None:
-                self._forget(before)
-            self._keep(instance)
-            self._publish(instance.slug)
+            if self._instances.get(instance.id) == instance:
+                # Published meanwhile, or never away; who registers again is looked at again.
+                self.watch(self._endpoints[instance.id])
+            else:
+                # The store has no other of this id or address, or it would not have taken it.
+                others = [each for each in self._instances.values() if each.id != instance.id]
+                self.published((*(each for each in others if each.url != instance.url), instance))
 
         return self._store.save_instance(instance).addCallback(kept)
 
@@ -133,9 +152,6 @@ class EmbeddedRegistry:
         """See `interfaces.IRegistry`."""
 
         def gone(_: None) -> None:
-            instance = self._instances.get(instance_id)
-            if instance is not None:
-                self._forget(instance)
-                del self._endpoints[instance_id]
+            self.published(tuple(each for each in self._instances.values() if each.id != instance_id))
 
         return self._store.delete_instance(instance_id).addCallback(gone)

@@ -17,9 +17,9 @@ from ..routing import RouteTable
 from . import schema
 from .rows import CERTIFICATES, INSTANCES, REDIRECTS, ROUTES, Kind, all_of, some_of
 
-JOURNAL = 1000
+JOURNAL = 10_000
 """Entries that the journal keeps: who missed more reads everything."""
-MAX_ENTRIES = 100
+MAX_ENTRIES = 1000
 """Records of one transaction that have an entry each: of more, the whole kind is read again."""
 _MARK = "this connection"
 

@@ -151,6 +151,73 @@ class TestEmbeddedRegistry(SynchronousTestCase):
         assert urls(self.registry, "other") == [other.url]
         assert len(self.watched) == 3
 
+    def follow(self) -> None:
+        followed = self.store.follow(lambda published: self.registry.published(published.instances))
+        self.successResultOf(followed)
+
+    def test_what_the_store_publishes(self) -> None:
+        self.register(A)
+        self.follow()
+        endpoint = self.endpoint(A.url)
+        endpoint.health, endpoint.failures = Health.DEGRADED, 3
+        before = self.registry.lookup("svc")
+        other = instance("inst-c", "https://c", "other")
+        self.successResultOf(self.store.save_instance(other))
+        assert urls(self.registry, "other") == [other.url]
+        assert self.registry.lookup("svc") is before
+        self.successResultOf(self.store.save_instance(B))
+        assert urls(self.registry) == [A.url, B.url]
+        assert self.endpoint(A.url) is endpoint
+        assert [each.address.host for each in self.watched] == ["a", "c", "b"]
+        self.successResultOf(self.store.delete_instance(A.id))
+        assert urls(self.registry) == [B.url]
+        assert self.registry.holder(A.url) is None
+        assert len(list(self.registry.endpoints())) == 2
+        self.successResultOf(self.store.delete_instance(other.id))
+        assert self.registry.lookup("other") is None
+
+    def test_what_it_does_itself_while_it_follows(self) -> None:
+        self.follow()
+        self.register(A)
+        upstream = self.registry.lookup("svc")
+        assert urls(self.registry) == [A.url]
+        self.register(A)
+        assert self.registry.lookup("svc") is upstream
+        assert {each.address.host for each in self.watched} == {"a"}
+        # Who registers again is looked at again.
+        assert len(self.watched) >= 2
+        self.successResultOf(self.registry.remove(A.id))
+        assert self.registry.lookup("svc") is None
+
+    def test_an_address_that_has_another_id_now(self) -> None:
+        self.registry.published((A, B))
+        again = attrs.evolve(A, id="inst-z")
+        self.registry.published((B, again))
+        assert self.registry.holder(A.url) == again
+        assert urls(self.registry) == [B.url, A.url]
+        self.registry.published((instance(B.id, A.url), instance(again.id, B.url)))
+        assert self.registry.instance(B.id) == self.registry.holder(A.url) == instance(B.id, A.url)
+        assert urls(self.registry) == [A.url, B.url]
+
+    def test_an_address_whose_holder_went_unnoticed(self) -> None:
+        self.register(A)
+        self.successResultOf(self.store.delete_instance(A.id))
+        again = attrs.evolve(A, id="inst-z")
+        self.register(again)
+        assert [each.instance for each in self.registry.instances()] == [again]
+        assert urls(self.registry) == [A.url]
+        self.successResultOf(self.registry.remove(again.id))
+        assert list(self.registry.endpoints()) == []
+
+    def test_the_same_again_is_no_work(self) -> None:
+        instances = (A, B)
+        self.registry.published(instances)
+        before = self.registry.lookup("svc")
+        for again in (instances, (A, B)):
+            self.registry.published(again)
+            assert self.registry.lookup("svc") is before
+        assert len(self.watched) == 2
+
     def test_a_store_that_fails_changes_nothing(self) -> None:
         self.register(A)
         before = self.registry.lookup("svc")
@@ -198,10 +265,14 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
-def test_memory_and_store_always_agree(steps: Sequence[tuple[str] | tuple[str, str, int]]) -> None:
+@given(STEPS, st.booleans())
+def test_memory_and_store_always_agree(
+    steps: Sequence[tuple[str] | tuple[str, str, int]], follows: bool
+) -> None:
     store = MemoryStore()
     registry = EmbeddedRegistry(store)
+    if follows:
+        store.follow(lambda published: registry.published(published.instances))
     for step in steps:
         if len(step) == 1:
             done = registry.remove(step[0])
