@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from ..errors import SettingError
 from ..exchange import Exchange
+from ..messages import RequestHead
 
 if TYPE_CHECKING:
     from .request import ProxyRequest
@@ -112,6 +113,31 @@ def exchange_entry(
         exchange.endpoint.address.authority if exchange.endpoint else "",
         exchange.reason,
     )
+
+
+def head_entry(
+    head: RequestHead,
+    exchange: Exchange | None,
+    now: float,
+    client: bytes,
+    status: int,
+    sent: int,
+    reason: str = "",
+) -> Entry:
+    """The entry of a request that was read by ourselves; without an exchange it was answered at once."""
+    agent = referer = host = b""
+    for name, value in head.headers:
+        # By length first: most fields are neither.
+        if len(name) == 10 and name.lower() == b"user-agent":
+            agent = value
+        elif len(name) == 7 and name.lower() == b"referer":
+            referer = value
+        elif exchange is None and name.lower() == b"host":
+            host = value
+    line = (head.method, head.target, head.version, status)
+    if exchange is None:
+        return Entry(now, 0.0, b"", client, host, *line, 0, sent, agent, referer, reason=reason)
+    return exchange_entry(exchange, now, exchange.started, line, exchange.bytes_out or sent, agent, referer)
 
 
 @functools.lru_cache(512)

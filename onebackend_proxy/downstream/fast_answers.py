@@ -9,7 +9,7 @@ from ..headers import Peer
 from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead
 from ..tunnel import Tunnel
-from .accesslog import Entry, exchange_entry
+from .accesslog import head_entry
 from .answers import own_answer, refusal
 from .lingering import Lingering
 
@@ -185,27 +185,11 @@ class FastAnswers(Lingering):
         head = self._head
         if self.site.on_request_end is None or head is None:
             return
-        agent = referer = host = b""
-        for name, value in head.headers:
-            # By length first: most fields are neither.
-            if len(name) == 10 and name.lower() == b"user-agent":
-                agent = value
-            elif len(name) == 7 and name.lower() == b"referer":
-                referer = value
-            elif exchange is None and name.lower() == b"host":
-                host = value
-        # 499, as nginx has it: the client left before there was an answer.
-        line = (head.method, head.target, head.version, self._status or 499)
-        now = self.site.reactor.seconds()
         if isinstance(exchange, Tunnel):
             exchange = exchange.exchange
-        if exchange is None:
-            # Refused as soon as it was read.
-            entry = Entry(
-                now, 0.0, b"", self._peer.ip, host, *line, 0, self._sent, agent, referer, reason=reason
-            )
-        else:
-            sent = exchange.bytes_out or self._sent
-            entry = exchange_entry(exchange, now, exchange.started, line, sent, agent, referer)
+        # 499, as nginx has it: the client left before there was an answer.
+        status = self._status or 499
+        now = self.site.reactor.seconds()
+        entry = head_entry(head, exchange, now, self._peer.ip, status, self._sent, reason)
         self._sent = 0
         self.site.on_request_end(entry)

@@ -1,7 +1,7 @@
 """The fields of HTTP/2 and those of HTTP/1.1, which all other rules are written for, made of each other.
 
-`h2` could check requests too, but to it whatever is malformed is an error of the connection, at the cost of all
-other requests on it. To RFC 9113, 8.1.1, it is one of its stream alone.
+`h2` could check requests too, but to it whatever is malformed is an error of the connection, at the cost of
+all other requests on it. To RFC 9113, 8.1.1, it is one of its stream alone.
 """
 
 from __future__ import annotations
@@ -151,3 +151,8 @@ def lowered(headers: Headers) -> Headers:
     return [
         ((_known_lower if len(name) <= MAX_NAME else bytes.lower)(name), value) for name, value in headers
     ]
+
+
+def malformed(flaw: str) -> str:
+    """What the client is told of a malformed request."""
+    return f"the request is not valid HTTP/2: {flaw}"

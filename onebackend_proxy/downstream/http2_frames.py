@@ -1,7 +1,7 @@
 """What a client sends on an HTTP/2 connection, cut into whole frames before `h2` sees any of it.
 
-So nothing is buffered there: a frame or a header block that is too large is refused at its first bytes. And here
-is counted what costs us much and the client little, which `h2` mostly answers without a word to anybody.
+So nothing is buffered there: a frame or a header block that is too large is refused at its first bytes. And
+here is counted what costs us much and the client little, which `h2` mostly answers without a word to anybody.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _END_HEADERS = 0x4
 _PADDED = 0x8
 _HEADER = 9
 _GOAWAY_LEAST = 8
+_STREAM = 0x7FFFFFFF
 
 
 class Fault(Exception):
@@ -66,7 +67,7 @@ class Patience:
 
 
 class FrameReader:
-    """Holds what is no whole frame yet, and gives out the others in turns.
+    """Holds what is no whole frame yet, and gives out the others one by one.
 
     `streams` are the ids of those open now; `block_limit` is for the bytes of one header block, as it comes.
     `went_away` says that the client has sent a GOAWAY, which `h2` does not get to see: it would not let us
@@ -78,103 +79,87 @@ class FrameReader:
         self._patience = patience
         self._block_limit = block_limit
         self._held = b""
+        self._at = 0
         self._preface = True
         self._first = True
-        # Of the header block that has begun: its stream, and its bytes so far.
-        self._block = 0
+        # Whether a header block has begun, and its bytes so far.
+        self._in_block = False
         self._block_size = 0
         self._settings = 0
-        self.whole = False
-        """Whether there are more whole frames at hand."""
         self.went_away = False
 
     def __repr__(self) -> str:
-        return f"<FrameReader: {len(self._held)} bytes held>"
+        return f"<FrameReader: {len(self._held) - self._at} bytes held>"
 
     @property
     def in_head(self) -> bool:
-        """Whether the preface or a header block has begun that is not complete."""
-        return self._first or bool(self._block)
+        """Whether the preface, or a header block that has begun, is not complete."""
+        return self._first or self._in_block
 
     @property
     def in_frame(self) -> bool:
         """Whether a frame has begun that is not complete, other than DATA."""
-        return bool(self._held) and not self.body_of
+        return len(self._held) > self._at and not self.body_of
 
     @property
     def body_of(self) -> int:
         """The stream whose DATA frame has begun and is not complete, else 0."""
-        held = self._held
-        return int.from_bytes(held[5:9], "big") if len(held) >= _HEADER and held[3] == _DATA else 0
+        head = self._held[self._at : self._at + _HEADER]
+        return int.from_bytes(head[5:], "big") & _STREAM if len(head) == _HEADER and head[3] == _DATA else 0
 
     def add(self, data: bytes) -> None:
         """Bytes came."""
-        self._held = self._held + data if self._held else data
+        self._held = self._held[self._at :] + data if self._held else data
+        self._at = 0
 
-    def take(self) -> bytes:
-        """The next whole frames, some `TURN` of them at most; raises `Fault`."""
+    def next(self) -> bytes:
+        """The next whole frame for `h2`, or b""; the first with the preface. Raises `Fault`."""
         data = self._held
-        at = len(PREFACE) if self._preface else 0
-        if at and not self._has_preface(data):
-            return b""
-        begin = 0
-        end = len(data)
-        self.whole = False
-        for count in range(TURN + 1):
-            if end - at < _HEADER:
-                break
+        begin = at = self._at
+        if self._preface:
+            if data[: len(PREFACE)] != PREFACE[: len(data)]:
+                raise Fault(ErrorCodes.PROTOCOL_ERROR, "it does not begin with HTTP/2's preface")
+            at += len(PREFACE)
+        while len(data) - at >= _HEADER:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > MAX_FRAME:
                 raise Fault(ErrorCodes.FRAME_SIZE_ERROR, f"a frame over {MAX_FRAME} bytes")
             follows = at + _HEADER + length
-            if follows > end:
-                break
-            if count == TURN:
-                self.whole = True
+            if follows > len(data):
                 break
             kind = data[at + 3]
-            if (
-                kind == _GOAWAY
-                and not self._block
-                and length >= _GOAWAY_LEAST
-                and data[at + 5 : at + 9] == b"\0\0\0\0"
-            ):
-                # Not for h2: cut it out.
-                data = data[begin:at] + data[follows:]
-                self.went_away = True
-                at, begin, end = at - begin, 0, len(data)
-                continue
             self._count(kind, data, at, length)
-            at = follows
-        self._held = data[at:]
-        return data[:at]
-
-    def _has_preface(self, data: bytes) -> bool:
-        if data[: len(PREFACE)] != PREFACE[: len(data)]:
-            raise Fault(ErrorCodes.PROTOCOL_ERROR, "it does not begin with HTTP/2's preface")
-        if len(data) < len(PREFACE):
-            return False
-        self._preface = False
-        return True
+            self._preface = False
+            if follows == len(data):
+                self._held = b""
+                follows = 0
+            self._at = follows
+            if kind != _GOAWAY or length < _GOAWAY_LEAST or self._in_block or any(data[at + 5 : at + 9]):
+                return data[begin : follows or None]
+            self.went_away = True
+            if not follows:
+                break
+            begin = at = follows
+        return b""
 
     def _count(self, kind: int, data: bytes, at: int, length: int) -> None:
         """A whole frame came: count what it costs."""
         flags = data[at + 4]
-        stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFFFFFF
+        stream = int.from_bytes(data[at + 5 : at + 9], "big") & _STREAM
         if self._first:
             if kind != _SETTINGS or flags & _ACK:
                 raise Fault(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._first = False
         spend = self._patience.spend
         if kind == _HEADERS:
-            self._count_block(stream, length, flags)
+            self._count_block(length, flags)
         elif kind == _DATA:
             padding = data[at + _HEADER] + 1 if flags & _PADDED and length else 0
             if (length <= padding and not flags & _END_STREAM) or stream not in self._streams:
                 spend(EMPTY_COST, "DATA frames with nothing in them, or for streams that are closed")
         elif kind == _CONTINUATION:
             spend(1, "CONTINUATION frames")
-            self._count_block(stream, length, flags)
+            self._count_block(length, flags)
         elif kind == _RST_STREAM:
             spend(RESET_COST if stream in self._streams else 1, "streams reset")
         elif kind == _SETTINGS:
@@ -186,12 +171,12 @@ class FrameReader:
             # PING, PRIORITY, WINDOW_UPDATE, and what is unknown: read and answered, or forgotten.
             spend(1, "frames that carry nothing")
 
-    def _count_block(self, stream: int, length: int, flags: int) -> None:
+    def _count_block(self, length: int, flags: int) -> None:
         """A part of a header block came (CVE-2024-27316: it need not have an end)."""
         size = self._block_size + length
         if size > self._block_limit:
             raise Fault(ErrorCodes.ENHANCE_YOUR_CALM, f"a header block over {self._block_limit} bytes")
         if flags & _END_HEADERS:
-            self._block = self._block_size = 0
+            self._in_block, self._block_size = False, 0
         else:
-            self._block, self._block_size = stream, size
+            self._in_block, self._block_size = True, size
