@@ -146,6 +146,7 @@ class Immediate(Connection):
     reactor: Any
     lingers = True
     """Whether our half can be closed first, while what still comes is read."""
+    _read_ended = False
 
     @property
     def waiting(self) -> int:
@@ -207,8 +208,17 @@ class Immediate(Connection):
         self.protocol.dataReceived(data)
         return None
 
+    def readConnectionLost(self, reason: Failure) -> None:
+        """See `twisted.internet.interfaces.IHalfCloseableDescriptor`: once, however long our half goes on."""
+        self.stopReading()
+        self._read_ended = True
+        super().readConnectionLost(reason)
+
     def startReading(self) -> None:
         """Be read together with the others, where the reactor is epoll's."""
+        if self._read_ended:
+            # The end stays readable.
+            return
         if isinstance(self.reactor, EPollReactor):
             _readers(self.reactor).add(self)
         else:

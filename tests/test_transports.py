@@ -343,6 +343,19 @@ class TestReadInOneGo(SynchronousTestCase):
         pair.transport.write(b"still")
         assert pair.peer.recv(10) == b"still"
 
+    def test_the_end_of_its_half_is_told_once(self) -> None:
+        # It stays readable for as long as our half goes on.
+        pair = self.connect()
+        told: list[None] = []
+        pair.protocol.readConnectionLost = lambda: told.append(None)  # type: ignore[method-assign]
+        directlyProvides(pair.protocol, IHalfCloseableProtocol)
+        pair.peer.shutdown(socket.SHUT_WR)
+        self.turn(5)
+        pair.transport.pauseProducing()
+        pair.transport.resumeProducing()
+        self.turn(5)
+        assert told == [None]
+
     def test_a_reset(self) -> None:
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)

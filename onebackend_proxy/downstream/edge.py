@@ -117,7 +117,7 @@ class CoveredEdge(Proxied):
 
 
 class PlainEdge(Proxied):
-    """Port 80: answers ACME challenges and Redirects, and sends the hosts of Routes to https; relays nothing."""
+    """Port 80: answers ACME challenges and Redirects, sends the hosts of Routes to https, and relays nothing."""
 
     def __init__(self, edge: EdgeResource, challenges: Challenges = lambda host, token: None) -> None:
         self._edge = edge
