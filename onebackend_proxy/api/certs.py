@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -99,17 +99,17 @@ def certificate_json(certificate: Certificate) -> Json:
         "notAfter": rfc3339(certificate.not_after),
         "createdAt": rfc3339(certificate.created_at),
         "updatedAt": rfc3339(certificate.updated_at),
-        "isCA": False,
-        **_key_json(x509.load_pem_x509_certificate(certificate.chain.encode("ascii"))),
+        **_leaf_json(x509.load_pem_x509_certificate(certificate.chain.encode("ascii"))),
     }
 
 
-def _key_json(leaf: x509.Certificate) -> Json:
-    """The leaf's key and signature in the words of Go's crypto/x509, which are 1Backend's."""
+def _leaf_json(leaf: x509.Certificate) -> Json:
+    """What is only in the leaf itself, in the words of Go's crypto/x509, which are 1Backend's."""
     key: Any = leaf.public_key()
     told: Json = {
         "publicKeyAlgorithm": next(word for kind, word in _KEYS.items() if isinstance(key, kind)),
         "publicKeyBitLength": getattr(key, "key_size", 256),
+        "isCA": any(getattr(extension.value, "ca", False) for extension in leaf.extensions),
     }
     signature = _SIGNATURES.get(leaf.signature_algorithm_oid)
     return told if signature is None else {**told, "signatureAlgorithm": signature}
@@ -126,6 +126,12 @@ def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThrea
         found: list[Certificate] = await in_thread(read_certificates, entries, now)
         return found
 
+    async def save(records: Sequence[Certificate]) -> Sequence[Certificate]:
+        await store.save_certificates(records)
+        # What was there keeps the time of its creation.
+        kept = {certificate.id: certificate for certificate in await store.certificates()}
+        return [kept.get(record.id, record) for record in records]
+
     return Collection(
         "certs",
         CERT_VIEW,
@@ -133,7 +139,7 @@ def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThrea
         records_in,
         certificate_json,
         store.certificates,
-        store.save_certificates,
+        save,
         store.delete_certificates,
         ListCertificatesBody,
         DeleteCertificatesBody,

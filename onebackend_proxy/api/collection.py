@@ -51,7 +51,8 @@ class Collection(Generic[R]):
     records_in: Callable[[Call], Awaitable[list[R]]]
     as_json: Callable[[R], dict[str, Any]]
     kept: Callable[[], Deferred[tuple[R, ...]]]
-    save: Callable[[Sequence[R]], Deferred[None]]
+    save: Callable[[Sequence[R]], Awaitable[Sequence[R]]]
+    """Keeps them, and gives them back as they are kept."""
     delete: Callable[[Sequence[str]], Deferred[None]]
     list_body: type[Ids] = ListBody
     delete_body: type[Ids] = DeleteBody
@@ -78,8 +79,7 @@ def collection_operations(collection: Collection[R]) -> list[Operation]:
         if not records:
             raise BadRequest(f"{name}: is empty")
         _refuse_repeats(name, [record.id for record in records])
-        await collection.save(records)
-        return collection.answer(records)
+        return collection.answer(await collection.save(records))
 
     async def read(call: Call) -> Answer:
         require(call.caller.roles, collection.view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -28,6 +28,10 @@ def _routes(store: IStore) -> Collection[Route]:
     async def records_in(call: Call) -> list[Route]:
         return call.body(SaveRoutesBody).records()
 
+    async def save(routes: Sequence[Route]) -> Sequence[Route]:
+        await store.save_routes(routes)
+        return routes
+
     return Collection(
         "routes",
         ROUTE_VIEW,
@@ -35,7 +39,7 @@ def _routes(store: IStore) -> Collection[Route]:
         records_in,
         route_json,
         store.routes,
-        store.save_routes,
+        save,
         store.delete_routes,
     )
 
@@ -44,6 +48,10 @@ def _redirects(store: IStore) -> Collection[Redirect]:
     async def records_in(call: Call) -> list[Redirect]:
         return call.body(SaveRedirectsBody).records()
 
+    async def save(redirects: Sequence[Redirect]) -> Sequence[Redirect]:
+        await store.save_redirects(redirects)
+        return redirects
+
     return Collection(
         "redirects",
         ROUTE_VIEW,
@@ -51,7 +59,7 @@ def _redirects(store: IStore) -> Collection[Redirect]:
         records_in,
         redirect_json,
         store.redirects,
-        store.save_redirects,
+        save,
         store.delete_redirects,
     )
 

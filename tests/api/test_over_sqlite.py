@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import pathlib
 import sqlite3
 from typing import Any
@@ -12,7 +13,9 @@ from twisted.trial.unittest import TestCase
 
 from onebackend_proxy.store import Vault, open_sqlite
 
-from .support import Api
+from ..tls.making import DAY, made
+from .support import START, Api
+from .test_rules import FULL
 
 reactor: Any = any_reactor
 ROUTE = {"routes": [{"id": "a.com", "target": "http://a"}]}
@@ -58,5 +61,30 @@ class OverSqliteTests(TestCase):
             reply = await save()
             self.assertEqual((reply.status, reply.json), (200, ROUTE))
             self.assertEqual(len(await self.store.routes()), 1)
+
+        return Deferred.fromCoroutine(check())
+
+    def test_all_fields_of_a_route_and_a_certificate_are_kept(self):
+        async def check():
+            await self.api.start()
+            token = await self.done(self.api.login())
+
+            async def call(method, kind, body=None):
+                reply = await self.done(self.api.call(method, f"/proxy-svc/{kind}", body, token=token))
+                self.assertEqual(reply.status, 200, reply.body)
+                return reply.json
+
+            routes = {"routes": [FULL, {"id": "b.com", "target": "http://b"}]}
+            self.assertEqual(await call("PUT", "routes", routes), routes)
+            self.assertEqual(await call("POST", "routes"), routes)
+            begins = datetime.datetime.fromtimestamp(START, datetime.UTC)
+            leaf = made("a.com", begins=begins, ends=begins + 30 * DAY)
+            saved = await call("PUT", "certs", {"certs": [{"cert": leaf.bundle}]})
+            self.assertEqual(await call("POST", "certs"), saved)
+            self.assertEqual(saved["certs"][0]["cert"], leaf.chain)
+            for file in self.path.parent.iterdir():
+                self.assertNotIn(b"PRIVATE KEY", file.read_bytes(), file)
+            await call("DELETE", "certs", {"ids": ["a.com"]})
+            self.assertEqual(await call("POST", "certs"), {"certs": []})
 
         return Deferred.fromCoroutine(check())

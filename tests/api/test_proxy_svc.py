@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import TestCase
 
 from .support import Api
@@ -99,3 +99,25 @@ class ProxyTests(TestCase):
         self.assertEqual(len(self.listed()), 10_000)
         reply = self.save(*routes, {"id": "a.com", "target": "http://a"})
         self.assertEqual((reply.status, reply.error), (400, "routes: has more than 10000 items"))
+
+
+class LocalAuthorityTests(TestCase):
+    def read(self, **more):
+        api = Api(**more)
+        self.successResultOf(api.start())
+
+        async def asked(slug):
+            token = await api.register(slug) if slug else ""
+            return await api.call("GET", "/proxy-svc/local-authority", token=token)
+
+        return lambda slug: self.successResultOf(Deferred.fromCoroutine(asked(slug)))
+
+    def test_whoever_is_logged_in_gets_its_root(self):
+        read = self.read(local_root=lambda: succeed("PEM"))
+        reply = read("shop-svc")
+        self.assertEqual((reply.status, reply.json), (200, {"cert": "PEM"}))
+        self.assertEqual(read("").status, 401)
+
+    def test_without_an_edge_there_is_none(self):
+        reply = self.read()("shop-svc")
+        self.assertEqual((reply.status, reply.error), (404, "the edge is off: there is no local authority"))

@@ -125,6 +125,7 @@ def test_any_value_is_taken_or_refused_with_a_message(kind, value):
 def shaped(kind):
     """Objects that come near to what `kind` takes."""
     names = {"routes", "redirects", "ids", "id", "target", "statusCode", "url", "port", "host", "ip", "slug"}
+    names |= {"targets", "weight", "balance", "timeouts", "connect", "retries", "certs", "cert"}
     entry = st.dictionaries(st.sampled_from(sorted(names)), JSON, max_size=4)
     return st.dictionaries(st.sampled_from(sorted(names)), JSON | st.lists(entry, max_size=3), max_size=4)
 
