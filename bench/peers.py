@@ -235,6 +235,4 @@ PEERS = {
         lambda b, s: _nginx(b, s, tickets="ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384;"),
     ),
 }
-PLAIN_FAILURES = ("refusing", "stumbling", "pretending")
-TLS_FAILURES = ("mistaken", "forgetful", "contrary")
-ON_REQUEST_ONLY = (*PLAIN_FAILURES, *TLS_FAILURES)
+ON_REQUEST_ONLY = ("refusing", "stumbling", "pretending", "mistaken", "forgetful", "contrary")

@@ -85,7 +85,18 @@ IDLE = 10_000
 SLOW = 50
 
 ALL = ("nginx", "haproxy", "caddy", "traefik", "go", OURS)
-WITH_LOGS = ("nginx", "nginx-log", "haproxy", "caddy", "traefik", "go", "stock", OURS, "ours-log")
+WITH_LOGS = (
+    "nginx",
+    "nginx-installed",
+    "nginx-log",
+    "haproxy",
+    "caddy",
+    "traefik",
+    "go",
+    "stock",
+    OURS,
+    "ours-log",
+)
 SECURE = ("nginx", "nginx-installed", "caddy", "traefik", "go", OURS)
 MANY = ("nginx", "nginx-installed", "caddy", OURS)
 NAMES = 1000
