@@ -40,6 +40,9 @@ CONTINUE_AFTER = 1.0
 MAX_CONNECTING = 15.0
 """Seconds spent on failing connects, after which no further endpoint is tried."""
 
+STOPPING = "the proxy is stopping"
+"""Why a tunnel is ended then: it has no end of its own to wait for."""
+
 # May be repeated without asking the client (RFC 9110, 9.2.2).
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
@@ -270,6 +273,8 @@ class Exchange:
         self._exchanges.replaced(self, tunnel)
         connection.switch(tunnel)
         self._downstream.switch(head, tunnel)
+        if self._exchanges.stopping and self.state is not _DONE:
+            tunnel.end(STOPPING)
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str) -> None:
         """The tunnel that this exchange became is closed."""
@@ -507,6 +512,7 @@ class Exchanges:
     _active: set[Exchange | Tunnel] = attrs.field(factory=set, init=False)
     _tick: IDelayedCall | None = attrs.field(default=None, init=False)
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False)
+    stopping: bool = attrs.field(default=False, init=False)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -546,9 +552,9 @@ class Exchanges:
     def drain(self, seconds: float) -> Deferred[int]:
         """Fires when no exchange is left, after `seconds` at the latest, with how many were cut short."""
         done: Deferred[None] = Deferred()
+        self.stopping = True
         for tunnel in [each for each in self._active if isinstance(each, Tunnel)]:
-            # It has no end of its own to wait for.
-            tunnel.end("the proxy is stopping")
+            tunnel.end(STOPPING)
         if not self._active:
             done.callback(None)
         else:

@@ -160,7 +160,10 @@ class ListeningService(Service):
         stopping = [port.stopListening() or succeed(None) for _front, port in self._ports]
         self._ports = []
         drained = [site.drain(GRACE + LAST_WORDS) for site in self.sites]
-        return gatherResults([*stopping, *drained]).addCallback(self._close)
+        done = gatherResults([*stopping, *drained]).addCallback(self._close)
+        told: Deferred[None] = Deferred()
+        self._proxy.wait_for(told)
+        return done.addCallback(lambda _: told.callback(None))
 
     def cut(self) -> None:
         """Close all connections now."""

@@ -102,6 +102,7 @@ class ProxyService(Service):
             self.store, settings.folder, reactor, self.edge.owns, limits, settings.sync_certs_to_files
         )
         self._published: Published | None = None
+        self._draining: list[Deferred[Any]] = []
 
     def privilegedStartService(self) -> None:
         """Open the store for good: after twistd's fork, and before it drops privileges."""
@@ -168,7 +169,11 @@ class ProxyService(Service):
         calls = [service.drained() for service in self._built_in.values()]
         for call in calls:
             call.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda *_: None)
-        return gatherResults([self.exchanges.drain(GRACE), *calls]).addCallback(self._close)
+        return gatherResults([self.exchanges.drain(GRACE), *calls, *self._draining]).addCallback(self._close)
+
+    def wait_for(self, drained: Deferred[Any]) -> None:
+        """When told to stop, let go of nothing before this has fired: requests may come until then."""
+        self._draining.append(drained)
 
     def _close(self, results: list[Any]) -> Deferred[None]:
         cut = results[0]

@@ -171,6 +171,13 @@ class TestTunnel(TunnelTests):
         self.assert_over(exchange)
         assert exchange.reason == "the proxy is stopping"
 
+    def test_one_that_begins_while_the_proxy_stops_ends_at_once(self) -> None:
+        self.exchanges.drain(20)
+        exchange, service, tunnel = self.switched()
+        assert self.downstream.trailers == []
+        assert service.closed
+        self.assert_over(exchange)
+
     def test_a_drain_does_not_wait_for_it(self) -> None:
         exchange, service, _tunnel = self.switched()
         drained = self.exchanges.drain(20)
