@@ -42,16 +42,20 @@ async def failure_of(kind: type[E], deferred: Deferred[Any]) -> E:
     raise AssertionError(f"no {kind.__name__}, but {result!r}")
 
 
-class StoreContract(Base):
+class WithStore(Base):
     """Mix into a trial TestCase that sets `self.store`."""
 
     store: Any
 
-    def test_provides_the_interface(self):
-        self.assertTrue(verifyObject(IStore, self.store))
-
     def run_async(self, coroutine):
         return Deferred.fromCoroutine(coroutine)
+
+
+class StoreContract(WithStore):
+    """What the API asks of a store."""
+
+    def test_provides_the_interface(self):
+        self.assertTrue(verifyObject(IStore, self.store))
 
     def test_a_new_store_is_empty(self):
         async def check():

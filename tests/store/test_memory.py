@@ -5,10 +5,10 @@ from twisted.trial.unittest import TestCase
 from onebackend_proxy.errors import StoreUnavailable
 from onebackend_proxy.testing import MemoryStore
 
-from .contract import StoreContract
+from .published import PublishingContract
 
 
-class MemoryStoreTests(StoreContract, TestCase):
+class MemoryStoreTests(PublishingContract, TestCase):
     store: MemoryStore
 
     def setUp(self):

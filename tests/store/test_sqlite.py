@@ -17,7 +17,8 @@ from onebackend_proxy.errors import SettingError, StoreUnavailable
 from onebackend_proxy.records import Route
 from onebackend_proxy.store import Vault, open_sqlite
 
-from .contract import StoreContract, failure_of
+from .contract import failure_of
+from .published import PublishingContract
 
 reactor: Any = any_reactor
 
@@ -48,7 +49,7 @@ class Base(TestCase):
         return connection
 
 
-class SqliteStoreTests(StoreContract, Base):
+class SqliteStoreTests(PublishingContract, Base):
     def setUp(self):
         super().setUp()
         self.store = self.open()
