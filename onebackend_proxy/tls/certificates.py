@@ -86,11 +86,11 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _leaf(key: PrivateKey, certificates: list[x509.Certificate]) -> x509.Certificate:
-    """The certificate that `key` is for; of several the one that ends last."""
+    """The certificate that `key` is for."""
     public_key = key.public_key()
-    own = [certificate for certificate in certificates if certificate.public_key() == public_key]
-    if own:
-        return max(own, key=lambda certificate: certificate.not_valid_after_utc)
+    for certificate in certificates:
+        if certificate.public_key() == public_key:
+            return certificate
     if all(map(_is_authority, certificates)):
         raise ValueError("holds no certificate of a server, only those of authorities")
     raise ValueError("has a private key that does not match the certificate")

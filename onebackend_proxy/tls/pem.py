@@ -25,8 +25,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 _MARK = re.compile(r"-----(BEGIN|END) ([^\r\n-]*)-----")
 _CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE")
-_KEYS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
-_ENCRYPTED = "ENCRYPTED PRIVATE KEY"
+_KEYS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
+_IS_ENCRYPTED = "has a private key that is encrypted: decrypt it first (openssl pkey)"
 # What `openssl ecparam` writes before a key, and what servers once wanted behind a certificate.
 _IGNORED = ("EC PARAMETERS", "DH PARAMETERS")
 _LABEL = re.compile(r"[A-Z0-9 ]{1,32}")
@@ -89,7 +89,7 @@ def read_parts(text: str) -> tuple[PrivateKey, list[x509.Certificate]]:
     """
     keys, certificates = [], []
     for block in blocks(text):
-        if block.label in _KEYS or block.label == _ENCRYPTED:
+        if block.label in _KEYS:
             keys.append(block)
         elif block.label in _CERTIFICATES:
             certificates.append(block)
@@ -130,14 +130,15 @@ def read_certificate(block: Block) -> x509.Certificate:
 
 def read_key(block: Block) -> PrivateKey:
     """The private key in `block` (PKCS 8, PKCS 1 or SEC 1); `ValueError` if it is none that can be used."""
-    if block.label == _ENCRYPTED or "ENCRYPTED" in block.body:
-        raise ValueError("has a private key that is encrypted: decrypt it first (openssl pkey)")
+    if "Proc-Type:" in block.body:
+        # How OpenSSL marked them before PKCS 8 (RFC 1421, 4.6.1.1).
+        raise ValueError(_IS_ENCRYPTED)
     data = block.der()
     try:
         # The library's own check looks for primes: 0.3 s for 4096 bits, seconds for 8192. See _sound.
         key = serialization.load_der_private_key(data, None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
-        raise ValueError("has a private key that is encrypted: decrypt it first (openssl pkey)") from None
+        raise ValueError(_IS_ENCRYPTED) from None
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError(f"has a broken private key (block {block.number})") from None
     if not isinstance(key, PrivateKey):

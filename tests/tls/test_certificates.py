@@ -74,7 +74,7 @@ def test_in_any_order():
     expected = "".join(parts[1:])
     for order in itertools.permutations(parts):
         assert read_bundle("".join(order), NOW).chain == expected
-    spoilt = "\ufeffsubject=CN = x.com\r\n".join([*parts, X.pem]).replace("\n", "\r\n   ")
+    spoilt = "\ufeffsubject=CN = x.com\r\n".join([*parts, *parts[1:]]).replace("\n", "\r\n   ")
     assert read_bundle(spoilt, NOW).chain == expected
 
 
@@ -269,6 +269,16 @@ def test_a_certificate_of_tomorrow():
     assert "begins on" in refused(made("x.com", begins=NOW + DAY + datetime.timedelta(seconds=1)).bundle)
 
 
+def test_a_serial_number_that_is_none():
+    """RFC 5280, 4.1.2.2: they are positive. What is shown of it would be a lie."""
+    der = X.certificate.public_bytes(serialization.Encoding.DER)
+    number = X.certificate.serial_number
+    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")
+    for spoilt in (b"\x80" + serial[1:], bytes(len(serial))):
+        pem = pem_with("CERTIFICATE", der.replace(serial, spoilt))
+        assert refused(X.key_pem + pem) == "has a broken certificate (block 2)"
+
+
 def test_names_in_canonical_form():
     names = ["X.com", "*.X.com", "xn--bcher-kva.example", "a_b.x.com", "127.0.0.1", "::1", "x.com"]
     assert record(*names).names == (
@@ -363,29 +373,61 @@ def rsa_pem(n, e, p, q, d, dmp1, dmq1, iqmp):
     return pem_with("RSA PRIVATE KEY", der(0x30, b"".join(parts)))
 
 
+def numbers_of(key):
+    numbers = key.private_numbers()
+    public = numbers.public_numbers
+    return {"n": public.n, "e": public.e} | {name: getattr(numbers, name) for name in RSA_NUMBERS}
+
+
+RIGHT = numbers_of(known_key("RSA-2048"))
+RSA = made("x.com", key=known_key("RSA-2048"))
+
+
+def belong(p, q):
+    """All numbers of a key with these two, prime or not."""
+    e = RIGHT["e"]
+    while math.gcd(e, (p - 1) * (q - 1)) * math.gcd(p, q) != 1:
+        p, q = p + 6, q + 2
+    d = pow(e, -1, (p - 1) * (q - 1))
+    exponents = {"d": d, "dmp1": d % (p - 1), "dmq1": d % (q - 1)}
+    return {"n": p * q, "e": e, "p": p, "q": q, **exponents, "iqmp": pow(q, -1, p)}
+
+
 @pytest.mark.parametrize("name", RSA_NUMBERS)
 def test_an_rsa_key_with_a_wrong_number(name):
-    leaf = made("x.com", key=known_key("RSA-2048"))
-    numbers = leaf.key.private_numbers()
-    right = {each: getattr(numbers, each) for each in RSA_NUMBERS}
-    public = numbers.public_numbers
-    assert read_bundle(leaf.pem + rsa_pem(public.n, public.e, **right), NOW).private_key == leaf.key_pem
-    for wrong in (0, 1, 2, right[name] + 1, right[name] + 2, right[name] - 2, public.n):
-        text = leaf.pem + rsa_pem(public.n, public.e, **{**right, name: wrong})
-        assert refused(text) == "has a broken private key (block 2)"
+    assert read_bundle(RSA.pem + rsa_pem(**RIGHT), NOW).private_key == RSA.key_pem
+    n, right = RIGHT["n"], RIGHT[name]
+    for wrong in (0, 1, 2, right + 1, right + 2, right - 2, n):
+        assert refused(RSA.pem + rsa_pem(**{**RIGHT, name: wrong})) == "has a broken private key (block 2)"
+
+
+def test_an_rsa_key_with_wrong_numbers_that_agree_in_part():
+    p, q = RIGHT["p"] - 1, RIGHT["q"] - 1
+    for changes in (
+        {**numbers_of(making.new_key("RSA-2048")), "n": RIGHT["n"]},
+        {"p": 1, "q": RIGHT["n"]},
+        {"d": RIGHT["d"] + q},
+        {"d": RIGHT["d"] + p},
+        {"d": RIGHT["d"] + q, "dmp1": (RIGHT["d"] + q) % p},
+        {"d": RIGHT["d"] + p, "dmq1": (RIGHT["d"] + p) % q},
+        belong(1 << 1030, RIGHT["q"]),
+    ):
+        assert refused(RSA.pem + rsa_pem(**{**RIGHT, **changes})) == "has a broken private key (block 2)"
 
 
 def test_an_rsa_key_of_numbers_that_are_not_prime():
     """Their product is right, and each exponent fits; only what it signs tells."""
-    p, q, e = 3 * (1 << 1022 | 0b1001), 3 * (1 << 1022 | 0b100101) + 2, 65537
-    while math.gcd(e, (p - 1) * (q - 1)) * math.gcd(p, q) != 1:
-        p, q = p + 6, q + 2
-    d = pow(e, -1, (p - 1) * (q - 1))
-    text = rsa_pem(p * q, e, p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p))
+    text = rsa_pem(**belong(3 * (1 << 1022 | 0b1001), 3 * (1 << 1022 | 0b100101) + 2))
     [block] = blocks(text)
     key = serialization.load_der_private_key(block.der(), None, unsafe_skip_rsa_key_validation=True)
-    leaf = made("x.com", key=key)
-    assert refused(leaf.pem + text) == "has a broken private key: what it signs cannot be verified"
+    assert refused(made("x.com", key=key).pem + text) == (
+        "has a broken private key: what it signs cannot be verified"
+    )
+
+
+def test_an_rsa_key_that_is_too_long():
+    text = rsa_pem(**belong(3 * (1 << 4096 | 0b1001), 3 * (1 << 4096 | 0b100101) + 2))
+    assert refused(X.pem + text) == "has a private key of 8196 bits: RSA needs 2048 to 8192"
 
 
 def test_large_rsa_keys_are_read_in_no_time():
