@@ -128,8 +128,9 @@ def _text(file: pathlib.Path) -> str:
 
 
 def _saved(cert: dict[str, Any]) -> str:
-    names = cert.get("dnsNames") or []
-    return f"saved {text_of(cert, 'id')} for {', '.join(map(str, names))} until {moment(cert, 'notAfter')}"
+    names = ", ".join(map(str, cert.get("dnsNames") or []))
+    said = f"saved {text_of(cert, 'id')}" + (f" for {names}" if names else "")
+    return f"{said} until {moment(cert, 'notAfter')}"
 
 
 @certs.command("delete", aliases=("rm", "remove"))

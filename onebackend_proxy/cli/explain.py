@@ -18,23 +18,24 @@ Line = tuple[str, str]
 
 
 @click.command("explain", cls=AliasedCommand)
-@click.argument("url", metavar="URL")
+@click.argument("address", metavar="URL")
 @pass_settings
-def explain(settings: Settings, url: str) -> None:
+def explain(settings: Settings, address: str) -> None:
     """Tell which redirect or route matches URL, and where a request for it goes.
 
     URL is x.com/app or https://x.com/app, or /slug/path for a service. What is told, too: which others would
     have matched, how the instances are, which certificate is shown, and what port 80 does.
     """
-    answer = settings.session().call("POST", "/proxy-svc/explain", {"url": url})
+    answer = settings.session().call("POST", "/proxy-svc/explain", {"url": address})
     settings.show(answer, explained(answer if isinstance(answer, dict) else {}))
 
 
 def explained(told: Mapping[str, Any]) -> str:
     """Lay out an explanation for people."""
     lines: list[Line] = [("url", text_of(told, "url"))]
-    match = told.get("match")
-    lines += _match_lines(match)
+    found = told.get("match")
+    match = found if isinstance(found, dict) else {}
+    lines.append(("match", _rule(match) if match else "no redirect, route or service matches"))
     for loser in items_of(told, "lost"):
         lines.append(("", f"not {_rule(loser)}: {text_of(loser, 'why')}"))
     lines.append(("answer", _answer(told.get("answer"), match)))
@@ -50,25 +51,14 @@ def explained(told: Mapping[str, Any]) -> str:
     return "\n".join(f"{name.ljust(COLUMN)}{one_line(text)}" for name, text in lines)
 
 
-def _match_lines(match: Any) -> list[Line]:
-    if not isinstance(match, dict):
-        return [("match", "no redirect, route or service matches")]
-    kind = text_of(match, "kind")
-    if kind not in ("redirect", "route"):
-        return [("match", f"{kind} {text_of(match, 'id')}")]
-    lines = [("match", _rule(match))]
-    for target in items_of(match, "targets"):
-        lines.append(("", f"{text_of(target, 'url')}, weight {target.get('weight', 1)}"))
-    return lines
-
-
 def _rule(rule: Mapping[str, Any]) -> str:
-    return f"{text_of(rule, 'kind')} {text_of(rule, 'id')} -> {target_of(rule)}"
+    named = f"{text_of(rule, 'kind')} {text_of(rule, 'id')}"
+    return f"{named} -> {target_of(rule)}" if text_of(rule, "kind") in ("redirect", "route") else named
 
 
-def _answer(answer: Any, match: Any) -> str:
+def _answer(answer: Any, match: Mapping[str, Any]) -> str:
     if not isinstance(answer, dict):
-        return "the built-in service's" if _kind(match) == "built-in service" else "the service's"
+        return "the built-in service's" if match.get("kind") == "built-in service" else "the service's"
     status = answer.get("status")
     try:
         said = f"{status} {http.HTTPStatus(int(str(status))).phrase}"
@@ -77,10 +67,6 @@ def _answer(answer: Any, match: Any) -> str:
     if answer.get("location"):
         return f"{said}, to {answer['location']}"
     return f"{said}: {answer['error']}" if answer.get("error") else said
-
-
-def _kind(match: Any) -> str:
-    return text_of(match, "kind") if isinstance(match, dict) else ""
 
 
 def _upstream_lines(upstream: Mapping[str, Any]) -> list[Line]:

@@ -50,6 +50,7 @@ class FakeApi:
         self.refreshable: set[str] = set()
         self.routes: list[dict[str, Any]] = []
         self.redirects: list[dict[str, Any]] = []
+        self.certs: list[dict[str, Any]] = []
         self.instances: list[dict[str, Any]] = []
         self._scripted: dict[tuple[str, str], list[Scripted]] = {}
 
@@ -87,7 +88,7 @@ class FakeApi:
 
     def _answer_known(self, seen: Seen, name: str) -> Scripted:
         key = seen.path.rpartition("/")[2]
-        if seen.path in ("/proxy-svc/routes", "/proxy-svc/redirects"):
+        if seen.path in ("/proxy-svc/routes", "/proxy-svc/redirects", "/proxy-svc/certs"):
             return Scripted(200, self._rules(seen, key, getattr(self, key)))
         if name == "POST /user-svc/self":
             slug = (seen.token or "").partition("-token")[0]
@@ -121,7 +122,8 @@ class FakeApi:
             return {}
         if seen.method == "PUT":
             kept.extend(seen.body[key])
-            return {key: seen.body[key]}
+            # No key comes back.
+            return {key: [{**item, "cert": ""} if key == "certs" else item for item in seen.body[key]]}
         ids = (seen.body or {}).get("ids")
         return {key: [item for item in kept if not ids or item["id"] in ids]}
 

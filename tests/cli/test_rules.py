@@ -34,6 +34,30 @@ def test_wide_ids_push_the_second_column(admin: Oo, api: FakeApi) -> None:
     assert admin.ok("routes", "list").splitlines()[1] == "x" * 40 + "   t"
 
 
+def test_several_targets_share_a_cell(admin: Oo, api: FakeApi, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text(
+        "id: a.com\n"
+        "targets: [{url: 'http://a:1', weight: 3}, {url: service:b}]\n"
+        "balance: ip_hash\n"
+        "timeouts: {connect: 5s, firstByte: 60}\n"
+        "retries: 0\n"
+        "tlsInsecureSkipVerify: true\n"
+    )
+    assert admin.ok("routes", "save", str(file)) == "saved a.com -> http://a:1, service:b\n"
+    assert api.routes == [
+        {
+            "id": "a.com",
+            "targets": [{"url": "http://a:1", "weight": 3}, {"url": "service:b"}],
+            "balance": "ip_hash",
+            "timeouts": {"connect": "5s", "firstByte": 60},
+            "retries": 0,
+            "tlsInsecureSkipVerify": True,
+        }
+    ]
+    assert admin.ok("routes", "list").splitlines()[1] == "a.com                       http://a:1, service:b"
+
+
 def test_list_of_ids(admin: Oo, api: FakeApi) -> None:
     api.routes = [ONE, TWO]
     assert "frontend" not in admin.ok("routes", "list", "api.singulatron.com")
@@ -120,6 +144,7 @@ def test_the_servers_index_becomes_file_and_item(admin: Oo, api: FakeApi, tmp_pa
         ("routes[0].target: no host", f"{one}: target: no host"),
         ("routes[2].target: no host", f"{many}: routes[1].target: no host"),
         ("routes[2].id: same as routes[1].id", f"{many}: routes[1].id: same as {many}: routes[0].id"),
+        ("routes[2].targets[1].weight: is 0", f"{many}: routes[1].targets[1].weight: is 0"),
         ("routes[9].id: what?", "routes[9].id: what?"),
         ("something else", "something else"),
     ):
