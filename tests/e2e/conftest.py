@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from .api import Api
+from .edge import Edge
 from .proxy_process import ProxyProcess, running
 from .raw_backend import RawBackend, Script, answer_ok
 from .raw_client import RawClient
@@ -36,6 +37,50 @@ def new_proxy(tmp_path) -> Iterator[Callable[..., ProxyProcess]]:
     yield make
     for each in made:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """The proxy with its edge open that tests share; when the session ends it must stop well."""
+    shared = Edge(tmp_path_factory.mktemp("edge"))
+    try:
+        shared.start()
+        yield shared
+        shared.stop()
+    finally:
+        shared.kill()
+
+
+@pytest.fixture
+def new_edge(tmp_path) -> Iterator[Callable[..., Edge]]:
+    """Make and start an edge of the test's own: ``new_edge(*options, **variables)``."""
+    made: list[Edge] = []
+
+    def make(*options: str, **settings) -> Edge:
+        made.append(Edge(tmp_path, *options, **settings))
+        edge = made[-1]
+        edge.start()
+        return edge
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+@pytest.fixture
+def host() -> str:
+    """A host that no other test uses."""
+    return f"site-{next(_numbers)}.test"
+
+
+@pytest.fixture
+def site(edge: Edge, host: str) -> Iterator[Recorder]:
+    """What the one target of `host` at the shared edge receives; it answers with the target."""
+    recorder = Recorder()
+    with RawBackend(recorder) as backend:
+        edge.route(host, backend.url)
+        edge.certify(host)
+        yield recorder
 
 
 @pytest.fixture(scope="session")
