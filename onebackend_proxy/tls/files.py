@@ -81,6 +81,19 @@ def remove(folder: pathlib.Path, domain: str) -> None:
             shutil.rmtree(archive)
 
 
+def synced(folder: pathlib.Path) -> set[str]:
+    """The ids of the certificates whose files are below `folder`, not other programs'; raises `OSError`."""
+    certs = folder / "certs"
+    found = set()
+    for link in (certs / "live").iterdir() if (certs / "live").is_dir() else ():
+        wildcard = link.name.startswith(_WILDCARD)
+        domain = "*." + link.name.removeprefix(_WILDCARD) if wildcard else link.name
+        with contextlib.suppress(ValueError, FileExistsError):
+            if folder_name(domain) == link.name and _current(link, certs / "archive" / link.name):
+                found.add(domain)
+    return found
+
+
 def _contents(certificate: Certificate) -> dict[str, tuple[bytes, int]]:
     """By file: what is in it, and its mode."""
     leaf, end, above = certificate.chain.partition(_LEAF_ENDS)

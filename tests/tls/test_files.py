@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onebackend_proxy.tls.certificates import read_bundle
-from onebackend_proxy.tls.files import folder_name, remove, sync
+from onebackend_proxy.tls.files import folder_name, remove, sync, synced
 
 from ..properties import PROPERTY
 from . import making
@@ -166,6 +166,21 @@ def test_removed(tmp_path):
     assert os.listdir(tmp_path / "certs" / "live") == ["y.com"]
     assert sync(tmp_path, X)
     assert read(tmp_path) == contents(X)
+
+
+def test_whose_files_there_are(tmp_path):
+    assert synced(tmp_path) == set()
+    ids = {"x.com", "*.x.com", "127.0.0.1", "::1"}
+    text = made(*ids).bundle
+    for id in ids:
+        sync(tmp_path, read_bundle(text, making.now(), id=id))
+    for name in ("theirs.com", "README", "wildcard_.", "a b"):
+        live(tmp_path, name).mkdir()
+    live(tmp_path, "other.com").symlink_to("../archive/x.com/1")
+    live(tmp_path, ".y.com.new").symlink_to("../archive/y.com/1")
+    assert synced(tmp_path) == ids
+    remove(tmp_path, "*.x.com")
+    assert synced(tmp_path) == ids - {"*.x.com"}
 
 
 def test_nothing_to_remove(tmp_path):
