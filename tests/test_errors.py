@@ -24,6 +24,7 @@ STATUSES = {
     "ContentTooLarge": 413,
     "TargetTooLong": 414,
     "ExpectationFailed": 417,
+    "Misdirected": 421,
     "TooManyRequests": 429,
     "HeadTooLarge": 431,
     "NotImplementedHere": 501,

@@ -52,7 +52,9 @@ def test_the_defaults():
     assert settings.listen == (DEFAULT_LISTEN,) == ("tcp:11337:interface=127.0.0.1",)
     assert settings.folder == pathlib.Path.home() / ".1backend"
     assert (settings.access_log, settings.access_log_format) == ("-", "json")
-    assert (settings.trusted_proxies, settings.open_registration, settings.ignored) == ((), False, ())
+    assert (settings.trusted_proxies, settings.open_registration) == ((), False)
+    assert (settings.edge, settings.edge_test_mode, settings.sync_certs_to_files) == (False, False, False)
+    assert (settings.http_port, settings.https_port, settings.http, settings.https) == (80, 443, "", "")
     assert settings.limits == DEFAULTS == Limits()
 
 
@@ -161,9 +163,45 @@ def test_a_flag_is_true_or_false(value):
     assert refused({}, {"OB_PROXY_OPEN_REGISTRATION": value}).endswith("is neither true nor false")
 
 
-def test_what_a_later_version_brings_is_noted():
-    names = {"OB_EDGE_PROXY": "True", "OB_EDGE_PROXY_TEST_MODE": "false", "OB_SYNC_CERTS_TO_FILES": "true"}
-    assert settings_from({}, names).ignored == ("OB_EDGE_PROXY", "OB_SYNC_CERTS_TO_FILES")
+def test_the_edge_by_1backends_variables():
+    names = {
+        "OB_EDGE_PROXY": "True",
+        "OB_EDGE_PROXY_TEST_MODE": "false",
+        "OB_EDGE_PROXY_HTTP_PORT": "8080",
+        "OB_EDGE_PROXY_HTTPS_PORT": "8443",
+        "OB_SYNC_CERTS_TO_FILES": "true",
+    }
+    assert settings_from({}, names) == Settings(
+        edge=True, http_port=8080, https_port=8443, sync_certs_to_files=True
+    )
+
+
+@pytest.mark.parametrize(
+    "options, edge",
+    [
+        ({}, False),
+        ({"edge": 1}, True),
+        ({"edge-test-mode": 1}, True),
+        ({"http": "tcp:8080"}, True),
+        ({"https": "unix:/run/https.sock"}, True),
+        ({"http-port": "8080", "https-port": "8443"}, False),
+        ({"sync-certs-to-files": 1}, False),
+    ],
+)
+def test_who_names_an_endpoint_of_the_edge_wants_it(options, edge):
+    assert settings_from(options, {}).edge == edge
+
+
+@pytest.mark.parametrize("option", ["http-port", "https-port"])
+@pytest.mark.parametrize("text", ["0", "65536", "99999999999", "-1", "http", "80 ", "\u0668\u0660", "8.0"])
+def test_a_port_is_a_port(option, text):
+    assert refused({option: text}) == f"--{option}: {text!r} is not a port from 1 to 65535"
+
+
+@pytest.mark.parametrize("option", ["http", "https"])
+@pytest.mark.parametrize("text", ["8080", "tcp:http", "nosuch:1", "tcp:1 tcp:2"])
+def test_an_endpoint_of_the_edge_is_one(option, text):
+    assert refused({option: text}).startswith(f"--{option}: {text!r} is not an endpoint such as")
 
 
 def test_secrets_do_not_show():
@@ -231,7 +269,8 @@ def test_the_limits_stand_in_a_group_after_the_other_options():
         (["--workers", "4"], "--workers: '4' cannot be had"),
         (["--head-fields", "-1"], "--head-fields: '-1' is negative"),
         (["--upstream-wait=soon"], "--upstream-wait: 'soon' is not a time such as 5s"),
-        (["--edge"], "option --edge not recognized"),
+        (["--edge=yes"], "option --edge must not have an argument"),
+        (["--https-port", "70000"], "--https-port: '70000' is not a port"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_1(clean, stderr, arguments, wanted):

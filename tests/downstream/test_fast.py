@@ -15,6 +15,7 @@ from zope.interface import directlyProvides
 from onebackend_proxy import ProxySite
 from onebackend_proxy.downstream.channel import ProxyChannel
 from onebackend_proxy.downstream.fast import FastChannel
+from onebackend_proxy.downstream.site import LAST_REQUEST
 from onebackend_proxy.messages import ResponseHead
 
 from .. import conformance
@@ -217,7 +218,7 @@ class TestHandingOver(FastTests):
         idle = self.plane.connect().send(self.ask_echo())
         idle.answers()
         drained = self.site.drain(20)
-        self.plane.clock.advance(0)
+        self.plane.clock.pump([LAST_REQUEST, 0])
         assert idle.wire.disconnecting and not client.wire.closed
         self.assertNoResult(drained)
         self.echo.waiting[0].finish()

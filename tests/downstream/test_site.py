@@ -19,6 +19,7 @@ from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.downstream.channel import MAX_NAME, MAX_WAITING
 from onebackend_proxy.downstream.lingering import LINGER_AT_MOST
 from onebackend_proxy.downstream.request import MAX_BUFFERED
+from onebackend_proxy.downstream.site import LAST_REQUEST
 from onebackend_proxy.limits import DEFAULTS, Limits
 from onebackend_proxy.messages import ResponseHead
 
@@ -365,18 +366,20 @@ class TestConnections(SiteTests):
 
 
 class TestDraining(SiteTests):
-    """The site stops: what is idle is closed at once, the rest after its answer."""
+    """The site stops: what is idle has a second for a last request, the rest its answer."""
 
     def test_with_no_connection_at_all(self) -> None:
         self.successResultOf(self.site.drain(20))
         assert not [call for call in self.plane.clock.getDelayedCalls() if call.active()]
 
-    def test_idle_ones_go_at_once_and_the_busy_one_after_its_answer(self) -> None:
+    def test_idle_ones_go_after_a_second_and_the_busy_one_after_its_answer(self) -> None:
         idle = self.plane.connect()
         busy = self.plane.connect().ask()
         service = self.plane.upstream.accept()
         drained = self.site.drain(20)
-        self.plane.clock.advance(0)
+        self.plane.clock.advance(LAST_REQUEST - 0.1)
+        assert not idle.wire.closed and not busy.wire.closed
+        self.plane.clock.pump([0.1, 0])
         assert idle.wire.disconnecting and not busy.wire.closed
         self.assertNoResult(drained)
         service.answer(b"last")
@@ -384,6 +387,34 @@ class TestDraining(SiteTests):
         assert (answer.body, answer.field(b"Connection")) == (b"last", [b"close"])
         assert busy.wire.disconnecting and not busy.wire.aborted
         self.successResultOf(drained)
+
+    def test_a_request_that_was_on_its_way_is_answered_and_the_last(self) -> None:
+        new, used = self.plane.connect(), self.plane.connect()
+        used.ask()
+        self.plane.upstream.accept().answer(b"first")
+        assert used.answer().body == b"first"
+        drained = self.site.drain(20)
+        self.plane.clock.advance(LAST_REQUEST / 2)
+        for client in (new, used):
+            client.ask()
+        services = [self.plane.upstream.accept() for _ in range(2)]
+        # They are under way when the second is over, and not cut.
+        self.plane.clock.advance(LAST_REQUEST)
+        for client, service in zip((new, used), services, strict=True):
+            assert not client.wire.closed
+            service.answer(b"last")
+            answer = client.answer()
+            assert (answer.body, answer.field(b"Connection")) == (b"last", [b"close"])
+            assert client.wire.disconnecting
+        self.successResultOf(drained)
+
+    def test_a_connection_that_was_accepted_last_is_served(self) -> None:
+        drained = self.site.drain(20)
+        self.successResultOf(drained)
+        client = self.plane.connect().ask()
+        self.plane.upstream.accept().answer(b"last")
+        answer = client.answer()
+        assert (answer.body, answer.field(b"Connection")) == (b"last", [b"close"])
 
     def test_an_answer_that_has_begun_is_completed_and_then_closed(self) -> None:
         client = self.plane.connect().ask()
@@ -791,6 +822,6 @@ class TestSlowRequests(SiteTests):
     def test_a_client_in_the_middle_of_a_head_does_not_hold_up_the_end(self) -> None:
         client = self.plane.connect().send(b"GET /svc/x HTTP/1.1\r\nHost")
         drained = self.site.drain(20)
-        self.plane.clock.advance(0)
+        self.plane.clock.pump([LAST_REQUEST, 0])
         assert client.wire.disconnecting
         self.successResultOf(drained)
