@@ -1,5 +1,6 @@
 // The real @1backend/client against a running proxy: OB_SERVER_URL and OB_ADMIN_PASSWORD say which.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 import { Configuration, ProxySvcApi, RegistrySvcApi, UserSvcApi } from "@1backend/client";
 
@@ -152,4 +153,33 @@ test("redirects are saved, listed and deleted", async () => {
   await proxy.deleteRedirects({ body: { ids: redirects.map((each) => each.id) } });
   const left = (await proxy.listRedirects()).redirects.map((each) => each.id);
   assert.ok(!left.includes("old.npm.example") && !left.includes("older.npm.example"));
+});
+
+test("certificates are saved and listed, and their private keys are not", async () => {
+  const proxy = new ProxySvcApi(admin);
+  const made = ["-subj", "/CN=npm.example", "-addext", "subjectAltName=DNS:npm.example,DNS:*.npm.example"];
+  const kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"];
+  const bundle = execFileSync("openssl", ["req", "-x509", ...kind, "-keyout", "-", ...made], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  assert.match(bundle, /PRIVATE KEY/);
+  await proxy.saveCerts({ body: { certs: [{ id: "npm.example", cert: bundle }] } });
+  const { certs } = await proxy.listCerts({ body: { ids: ["npm.example"] } });
+  assert.equal(certs.length, 1);
+  const [cert] = certs;
+  assert.match(cert.cert, /^-----BEGIN CERTIFICATE-----/);
+  assert.ok(!JSON.stringify(cert).includes("PRIVATE KEY"));
+  assert.equal(cert.commonName, "npm.example");
+  assert.deepEqual(cert.dnsNames, ["npm.example", "*.npm.example"]);
+  assert.match(cert.serialNumber, /^[0-9]+$/);
+  assert.equal(cert.publicKeyAlgorithm, "ECDSA");
+  assert.equal(cert.publicKeyBitLength, 256);
+  for (const field of ["issuer", "createdAt", "updatedAt", "signatureAlgorithm"]) assert.ok(cert[field], field);
+  assert.ok(new Date(cert.notBefore) <= new Date() && new Date(cert.notAfter) > new Date());
+  assert.ok((await proxy.listCerts()).certs.some((each) => each.id === "npm.example"));
+  const service = as((await login(slug, servicePassword)).token);
+  assert.equal(await statusOf(new ProxySvcApi(service).listCerts()), 403);
+  const broken = [{ id: "npm.example", cert: "no PEM" }];
+  assert.equal(await statusOf(proxy.saveCerts({ body: { certs: broken } })), 400);
 });
