@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from h2.errors import ErrorCodes
 
 from ..exchange import Exchange
-from ..messages import Headers, RequestHead, ResponseHead
+from ..messages import NO_BODY, Headers, RequestHead, ResponseHead
 from .answers import RequestDownstream
 from .http2_fields import answer_fields, lowered, malformed
 from .http2_frames import MAX_FRAME
@@ -41,6 +41,7 @@ class Http2Stream(RequestDownstream):
     _unacknowledged = 0
     _holding = False
     _told_full = False
+    _bodiless = False
     _ended = False
     _trailers: Headers = []  # noqa: RUF012 (never changed in place)
     _sent = 0
@@ -123,6 +124,7 @@ class Http2Stream(RequestDownstream):
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
         self.status = head.status
+        self._bodiless = head.body in (NO_BODY, 0)
         self._heads.append(answer_fields(head, b"" if head.dated else self.channel.date()))
 
     def write(self, data: bytes) -> None:
@@ -132,6 +134,9 @@ class Http2Stream(RequestDownstream):
 
     def flush(self) -> None:
         """See `interfaces.Downstream`."""
+        if self._bodiless:
+            # The end is about to come, and can be told with the head.
+            return
         self.channel.send(self)
         if self.waiting and self.exchange is not None and not self._told_full:
             self._told_full = True
