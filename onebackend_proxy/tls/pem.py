@@ -154,10 +154,7 @@ def _sound(private: rsa.RSAPrivateKey) -> bool:
 
     That p and q are prime is not asked: if they are not, `signs` finds out.
     """
-    try:
-        key = private.private_numbers()
-    except ValueError:
-        return False
+    key = private.private_numbers()
     return (
         key.p % 2 == key.q % 2 == 1
         and min(key.p, key.q) > 1

@@ -148,6 +148,19 @@ def test_a_weak_key_above():
     assert "an authority's certificate with a key of 1024 bits" in refused(leaf.bundle)
 
 
+def test_a_key_of_another_kind_above():
+    leaf = made("x.com", issuer=authority("Odd", making.root(), kind="Ed448"))
+    assert refused(leaf.bundle) == (
+        "has an authority's certificate with a key that is neither RSA nor ECDSA nor Ed25519"
+    )
+
+
+def test_another_key_for_a_certificate_that_says_little():
+    """It does not say that it is no authority's."""
+    lone = making.signed([(making.alternative_names(["x.com"]), True)], known_key())
+    assert refused(lone.pem + X.key_pem) == "has a private key that does not match the certificate"
+
+
 def with_old_signature(made, number, digest):
     """The same, signed with another digest and RSA: no library makes that now, but the `openssl` command."""
     oid, new = bytes.fromhex("2a864886f70d01010b"), bytes.fromhex("2a864886f70d0101") + bytes([number])
