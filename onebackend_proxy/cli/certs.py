@@ -12,7 +12,8 @@ import click
 
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.documents import Item, in_their_words
-from onebackend_proxy.cli.shell import AliasedGroup, Settings, items_of, pass_settings, table, text_of
+from onebackend_proxy.cli.session import in_the_clear
+from onebackend_proxy.cli.shell import AliasedGroup, Settings, items_of, pass_settings, table, text_of, warn
 
 KEY = "certs"
 PATH = f"/proxy-svc/{KEY}"
@@ -96,8 +97,11 @@ def list_certs(settings: Settings, ids: tuple[str, ...]) -> None:
 def save(settings: Settings, files: tuple[pathlib.Path, ...], key: pathlib.Path | None) -> None:
     """Save certificates, all or none: each FILE is PEM, a chain and its private key in any order."""
     items = _items(files, key)
+    session = settings.session()
+    if in_the_clear(session.url):
+        warn(f"{session.url} is spoken to without TLS: private keys go there in the clear")
     try:
-        answer = settings.session().call("PUT", PATH, {KEY: [item.value for item in items]})
+        answer = session.call("PUT", PATH, {KEY: [item.value for item in items]})
     except Refusal as error:
         raise Refusal(in_their_words(str(error), items, KEY), error.status) from None
     settings.show(answer, "\n".join(map(_saved, items_of(answer, KEY))))

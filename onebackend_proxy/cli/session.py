@@ -52,6 +52,11 @@ def on_this_machine(url: str) -> bool:
     return is_loopback(url) or (urlsplit(url).hostname or "") in (own, own.partition(".")[0])
 
 
+def in_the_clear(url: str) -> bool:
+    """Tell whether others on the way to the server can read what is said, and change it."""
+    return url.startswith("http:") and not on_this_machine(url)
+
+
 def admin_password(environ: Mapping[str, str], folder: pathlib.Path) -> tuple[str, str] | None:
     """Return the admin's password and where it came from, or None where we may not read it."""
     if environ.get("OB_ADMIN_PASSWORD"):

@@ -8,7 +8,7 @@ import sys
 import click
 
 from onebackend_proxy.cli.client import Refusal
-from onebackend_proxy.cli.session import on_this_machine
+from onebackend_proxy.cli.session import in_the_clear
 from onebackend_proxy.cli.shell import AliasedCommand, Settings, pass_settings, warn
 from onebackend_proxy.cli.trust_stores import Machine, Root, change_nss, change_system, read_root
 
@@ -74,7 +74,7 @@ def trust(
 def _asked_root(settings: Settings, install: bool) -> Root:
     session = settings.session()
     said = session.call("GET", PATH)
-    if install and session.url.startswith("http:") and not on_this_machine(session.url):
+    if install and in_the_clear(session.url):
         # Anybody on the way could have put a root of their own in its place.
         raise Refusal(
             f"{session.url} is asked in the clear: take the certificate along yourself, and give it to --from"

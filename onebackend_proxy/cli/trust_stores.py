@@ -48,19 +48,15 @@ def read_root(pem: str) -> Root:
 
     try:
         [certificate] = x509.load_pem_x509_certificates(pem.encode("ascii"))
-        extensions = certificate.extensions
-        authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        constraints = extensions.get_extension_for_class(x509.NameConstraints)
+        authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     except (ValueError, x509.ExtensionNotFound):
         raise Refusal("what came is not the certificate of a local authority") from None
     permitted = constraints.value.permitted_subtrees or []
-    only_local = all(
-        isinstance(name, x509.IPAddress) or (isinstance(name, x509.DNSName) and name.value == LOCAL_NAME)
-        for name in permitted
-    )
-    # RFC 5280, 4.2.1.10: a kind of name that is not among those permitted is not constrained at all.
-    kinds = {type(name) for name in permitted}
-    if not (authority and constraints.critical and only_local and kinds == {x509.DNSName, x509.IPAddress}):
+    # RFC 5280, 4.2.1.10: a kind of name of which none is permitted is not constrained at all.
+    kinds = {type(name) for name in permitted} == {x509.DNSName, x509.IPAddress}
+    hosts = {name.value for name in permitted if isinstance(name, x509.DNSName)} == {LOCAL_NAME}
+    if not (authority and constraints.critical and kinds and hosts):
         raise Refusal("the certificate could vouch for other names than localhost: it is not to be trusted")
     names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return Root(
@@ -192,14 +188,15 @@ def change_nss(machine: Machine, root: Root, install: bool, tell: Callable[[str]
         return
     base = [certutil, "-d", f"sql:{folder}"]
     known = folder.is_dir() and _succeeds(machine, [*base, "-L", "-n", root.label])
-    if not install:
-        if known:
-            machine.run([*base, "-D", "-n", root.label])
-        tell(f"Chromium: {'removed from' if known else 'not in'} {folder}")
-        return
-    if known:
-        tell(f"Chromium: in {folder} already")
-        return
+    if install and not known:
+        _add_to_nss(machine, root, folder, base)
+    elif known and not install:
+        machine.run([*base, "-D", "-n", root.label])
+    before, after = ("in", "added to") if install else ("not in", "removed from")
+    tell(f"Chromium: {before if known is install else after} {folder}")
+
+
+def _add_to_nss(machine: Machine, root: Root, folder: pathlib.Path, base: Sequence[str]) -> None:
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True)
         machine.run([*base, "-N", "--empty-password"])
@@ -207,7 +204,6 @@ def change_nss(machine: Machine, root: Root, install: bool, tell: Callable[[str]
         file.write(root.pem)
         file.flush()
         machine.run([*base, "-A", "-t", "C,,", "-n", root.label, "-i", file.name])
-    tell(f"Chromium: added to {folder}")
 
 
 def _succeeds(machine: Machine, command: Sequence[str]) -> bool:

@@ -83,6 +83,16 @@ def test_errors_name_the_file_and_hold_no_key(admin: Oo, api: FakeApi, files: pa
     assert admin.refused("certs", "save", "/proc/self/mem").startswith("/proc/self/mem: ")
 
 
+def test_a_key_that_goes_in_the_clear_is_warned_of(
+    admin: Oo, files: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = str(files / "both.pem")
+    admin.ok("login", "hello-svc", "hello-pass")
+    assert admin("certs", "save", bundle).stderr == ""
+    monkeypatch.setattr("onebackend_proxy.cli.session.on_this_machine", lambda url: False)
+    assert "private keys go there in the clear" in admin("certs", "save", bundle).stderr
+
+
 def test_delete(admin: Oo, api: FakeApi) -> None:
     api.certs = [ONE, TWO]
     for word, one in (("rm", "a.com"), ("delete", "singulatron.com")):

@@ -8,7 +8,13 @@ import pytest
 from onebackend_proxy.cli import session as session_module
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.config import CliConfig, KeptToken, editing
-from onebackend_proxy.cli.session import admin_password, choose_server, on_this_machine, token_of
+from onebackend_proxy.cli.session import (
+    admin_password,
+    choose_server,
+    in_the_clear,
+    on_this_machine,
+    token_of,
+)
 from onebackend_proxy.folder import kept_secret
 from tests.cli.conftest import Oo
 from tests.cli.fake_api import FakeApi, Scripted, Seen
@@ -287,6 +293,8 @@ def test_what_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
     there = ["http://example.com", "http://10.0.0.1", "http://box.example.org", "http://127.0.0.1.evil.com"]
     assert all(on_this_machine(url) for url in here)
     assert not any(on_this_machine(url) for url in there)
+    assert [in_the_clear(url) for url in (*there, "https://example.com")] == [True, True, True, True, False]
+    assert not any(in_the_clear(url) for url in here)
 
 
 def test_an_unreadable_password_file_is_none(tmp_path: pathlib.Path) -> None:

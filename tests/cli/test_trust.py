@@ -92,7 +92,7 @@ def test_without_an_edge(admin: Oo, api: FakeApi) -> None:
 def test_nothing_is_installed_that_came_in_the_clear(
     proxy: Oo, api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust_module, "on_this_machine", lambda url: False)
+    monkeypatch.setattr(trust_module, "in_the_clear", lambda url: True)
     assert proxy.refused("trust", "--install").startswith(f"{api.url} is asked in the clear")
     # To look at it does no harm.
     api.script("GET", PATH, 200, {"cert": PEM})

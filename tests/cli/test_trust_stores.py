@@ -133,7 +133,7 @@ def test_chromium(tmp_path: pathlib.Path) -> None:
     assert made_.told == [
         f"Chromium: not in {folder}",
         f"Chromium: added to {folder}",
-        f"Chromium: in {folder} already",
+        f"Chromium: in {folder}",
         f"Chromium: removed from {folder}",
         f"Chromium: not in {folder}",
     ]
