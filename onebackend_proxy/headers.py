@@ -347,7 +347,7 @@ def prepare_request(
     if head.flaw:
         raise BadRequest("the request is not valid HTTP/1.1", detail=head.flaw)
     if head.sorted is None:
-        _check_values(head.headers)
+        check_values(head.headers)
     client_ip = peer.ip
     if peer.trusted:
         kept, lines, client_ip, request_id = _believed(peer, fields, trusted, host, request_id)
@@ -369,8 +369,8 @@ def prepare_request(
     )
 
 
-def _check_values(headers: Headers) -> None:
-    """Refuse in a head that another parser has read what ours refuses itself."""
+def check_values(headers: Headers) -> None:
+    """Refuse in fields that another parser has read what ours refuses itself: raises `errors.BadRequest`."""
     for _name, value in headers:
         if _CONTROL.search(value):
             raise BadRequest("a header field has a control character in its value")

@@ -237,7 +237,7 @@ class Http2Channel(Http2Sending, Protocol):
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        trailers, flaw = request_trailers(event.headers)
+        trailers, flaw = request_trailers(event.headers, self.site.limits.head_fields)
         if flaw:
             self._patience.spend(RESET_COST, "malformed requests")
             stream.break_off(flaw)

@@ -10,6 +10,8 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
+from ..errors import ProxyError
+from ..headers import check_values
 from ..messages import Headers, RequestHead, ResponseHead
 
 LOGGED_VERSION = b"HTTP/2.0"
@@ -126,15 +128,18 @@ def _request_flaw(pseudo: dict[bytes, bytes], hosts: Sequence[bytes], method: by
     return ""
 
 
-def request_trailers(fields: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, str]:
-    """The trailers of a request, and what makes them malformed, or ""."""
-    trailers: Headers = []
-    for name, value in fields:
-        flaw = _flaw_of(_kind_of(name), name, value)
-        if flaw:
-            return [], flaw
-        trailers.append((name, value))
-    return trailers, ""
+def request_trailers(fields: Sequence[tuple[bytes, bytes]], limit: int) -> tuple[Headers, str]:
+    """The trailers of a request, `limit` of them at most, and what makes them malformed, or ""."""
+    trailers = [(name, value) for name, value in fields]
+    flaw = next(filter(None, (_flaw_of(_kind_of(name), name, value) for name, value in trailers)), "")
+    if len(trailers) > limit:
+        flaw = f"more than {limit} trailers"
+    try:
+        # The other rules look into heads only.
+        check_values(trailers)
+    except ProxyError as error:
+        flaw = error.message
+    return ([], flaw) if flaw else (trailers, "")
 
 
 def answer_fields(head: ResponseHead, date: bytes = b"") -> Headers:
