@@ -155,8 +155,10 @@ class CertTests(TestCase):
 )
 def test_kinds_of_keys(kind, shown):
     leaf = made("a.com", key=known_key(kind), self_signed=True, **LIFE)
-    record = Certificate("a.com", ("a.com",), leaf.pem, "", "a.com", "a.com", "0A", NOW, NOW, NOW, NOW)
+    record = Certificate(
+        "a.com", ("a.com",), leaf.pem, leaf.key_pem, "a.com", "a.com", "0A", NOW, NOW, NOW, NOW
+    )
     told = certificate_json(record)
     assert {name: told[name] for name in shown} == shown
     assert told["serialNumber"] == "10"
-    json.dumps(told)
+    assert SECRET not in json.dumps(told)
