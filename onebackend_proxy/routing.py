@@ -120,9 +120,7 @@ def redirect_location(prefix: str, to: str, path: str, target: bytes) -> bytes:
     It never names another host than `to` does (browsers read ``//`` and ``/\\`` as the beginning of one).
     """
     raw, _question, query = target.partition(b"?")
-    # Byte for byte, unless the prefix was written otherwise.
-    known = prefix.encode("ascii")
-    suffix = raw[len(known) :] if raw.startswith(known) else path[len(prefix) :].encode("latin-1")
+    suffix = _unmatched(prefix.encode("ascii"), path.encode("latin-1"), raw)
     base, _hash, fragment = _ascii_url(to).partition(b"#")
     base, _question, own = base.partition(b"?")
     if suffix:
@@ -131,6 +129,18 @@ def redirect_location(prefix: str, to: str, path: str, target: bytes) -> bytes:
             base = b"/" + base.lstrip(b"/")
     queries = b"&".join(part for part in (own, query) if part)
     return base + (b"?" + queries if queries else b"") + (b"#" + fragment if fragment else b"")
+
+
+def _unmatched(prefix: bytes, path: bytes, raw: bytes) -> bytes:
+    """What follows the prefix, byte for byte, unless the prefix was written otherwise: then that of `path`.
+
+    What begins as the prefix does can still be another place that leads back to it (``/a@evil/../a``).
+    """
+    suffix = raw.removeprefix(prefix)
+    wanted = path[len(prefix) :]
+    if suffix[:1] in b"/" and raw.startswith(prefix) and edge_path(suffix).encode("latin-1") == wanted:
+        return suffix
+    return wanted
 
 
 @functools.lru_cache(1024)

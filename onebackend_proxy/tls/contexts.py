@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..addresses import bracketed
 from ..limits import DEFAULTS
 from ..records import Certificate
 from .authority import LocalAuthority, is_local
@@ -29,6 +30,8 @@ CIPHERS = (
 """For TLS 1.2: with forward secrecy and authenticated (Mozilla's intermediate list). 1.3 has no others."""
 TICKET_SECONDS = 24 * 3600.0
 """The key of session tickets is made anew after this, so that it opens no more than a day's connections."""
+RETRY_SECONDS = 5.0
+"""After which a certificate that could not be loaded is tried again."""
 SUMMARY_SECONDS = 60.0
 """Refused handshakes are counted, and told of in one line: anybody can make any number of them."""
 
@@ -69,11 +72,18 @@ def make_context(certificate: Certificate) -> SSL.Context:
     return context
 
 
+def _cannot_be_shown() -> BadHello:
+    return BadHello(INTERNAL_ERROR, "the certificate cannot be shown")
+
+
 @attrs.define(eq=False)
 class _Kept:
-    """A context in use, what it was made from, and until when (in Unix seconds) it may be shown."""
+    """A context in use, what it was made from, and until when (in Unix seconds) it may be shown.
 
-    chosen: Chosen
+    None stands for one that could not be made: it is not tried again before then.
+    """
+
+    chosen: Chosen | None
     source: object
     until: float
 
@@ -81,9 +91,9 @@ class _Kept:
 class Contexts:
     """Chooses the certificate for a name: stored ones first, then the local authority's.
 
-    `with_key` loads a stored certificate with its private key; `owned` says whether a name that the local
-    authority may speak for is served here at all; `local` makes that authority, or reads it. At most `kept`
-    contexts are held. `now` is in Unix seconds.
+    `with_key` loads a stored certificate with its private key; `owned` says whether a host (as in routes)
+    that the local authority may speak for is served here at all; `local` makes that authority, or reads it.
+    At most `kept` contexts are held. `now` is in Unix seconds.
     """
 
     def __init__(
@@ -146,7 +156,7 @@ class Contexts:
         certificate = self._table.find(name, self._moment())
         if certificate is not None:
             return self._context(f"stored {certificate.id}", certificate, now, self._load_stored)
-        if is_local(name) and self._owned(name):
+        if is_local(name) and self._owned(bracketed(name)):
             return self._context(f"local {name}", name, now, self._issue)
         raise BadHello(UNRECOGNIZED_NAME, "no certificate for the name that the client wants")
 
@@ -174,6 +184,8 @@ class Contexts:
         kept = self._kept.get(key)
         if kept is not None and (kept.source is source or kept.source == source) and now < kept.until:
             self._kept.move_to_end(key)
+            if kept.chosen is None:
+                raise _cannot_be_shown()
             return kept.chosen
         waiter: Deferred[Chosen] = Deferred()
         waiting = self._loading.get(key)
@@ -185,20 +197,25 @@ class Contexts:
         def loaded(found: tuple[Certificate, float]) -> None:
             certificate, until = found
             chosen = Chosen(make_context(certificate), attrs.evolve(certificate, private_key=""))
-            self._kept[key] = _Kept(chosen, source, until)
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            self._keep(key, _Kept(chosen, source, until))
             for each in self._loading.pop(key):
                 each.callback(chosen)
 
         def failed(failure: Failure) -> None:
+            # Once in a while, however many clients ask for it.
             self._log.failure("the certificate {key} cannot be shown", failure, key=key)
+            self._keep(key, _Kept(None, source, now + RETRY_SECONDS))
             for each in self._loading.pop(key):
-                each.errback(BadHello(INTERNAL_ERROR, "the certificate cannot be shown"))
+                each.errback(_cannot_be_shown())
 
         load(source).addCallback(loaded).addErrback(failed)
         return waiter
+
+    def _keep(self, key: str, kept: _Kept) -> None:
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
 
     def _load_stored(self, certificate: Certificate) -> Deferred[tuple[Certificate, float]]:
         def found(loaded: Certificate | None) -> tuple[Certificate, float]:

@@ -91,13 +91,15 @@ class TlsEndpoint:
         choice = _Choice(self._contexts, tuple(protocols))
         factory = _HandshakeFactory(protocolFactory, choice, self._timeout, self._reactor)
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
-        return listening.addCallback(_secure)
+        return listening.addCallback(_secure, factory)
 
 
-def _secure(port: Any) -> IListeningPort:
+def _secure(port: Any, factory: _HandshakeFactory) -> IListeningPort:
     """Let the port make connections that speak TLS, and no others."""
     prepare_port(port)
-    secured = _SECURED.get(port.transport) if isinstance(port, Port) else None
+    # One with another factory between (ssl:, haproxy:) gives its connections something else first.
+    plain = isinstance(port, Port) and port.factory is factory
+    secured = _SECURED.get(port.transport) if plain else None
     if secured is None:
         port.stopListening()
         raise ValueError(f"TLS needs an endpoint of plain TCP or Unix sockets, which {port!r} is not")

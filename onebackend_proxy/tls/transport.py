@@ -135,6 +135,7 @@ class _Secured(Immediate):
     _reading = True
     _seen = 0
     _unblock_by_write = False
+    _goodbye = False
     _connection: SSL.Connection | None = None
     _ssl: Any = None
     protocol: Any
@@ -337,18 +338,31 @@ class _Secured(Immediate):
 
     # The end.
 
-    def _say_goodbye(self) -> None:
-        """Tell the client that this is the end, and not a break (RFC 8446, 6.1)."""
-        if self._ssl is not None and self._stage == _OPEN and _lib.SSL_shutdown(self._ssl) < 0:
-            _lib.ERR_clear_error()
+    def _said_goodbye(self) -> bool:
+        """Tell the client that this is the end, and not a break (RFC 8446, 6.1).
+
+        False if the kernel has no room for that now: it is called again when there is.
+        """
+        ssl = self._ssl
+        if self._goodbye or ssl is None or self._stage != _OPEN:
+            return True
+        _lib.ERR_clear_error()
+        result = _lib.SSL_shutdown(ssl)
+        if result < 0 and _lib.SSL_get_error(ssl, result) == _lib.SSL_ERROR_WANT_WRITE:
+            self.startWriting()
+            return False
+        _lib.ERR_clear_error()
+        self._goodbye = True
+        return True
 
     def _postLoseConnection(self) -> Any:
-        self._say_goodbye()
-        return super()._postLoseConnection()
+        return super()._postLoseConnection() if self._said_goodbye() else None
 
     def _closeWriteConnection(self) -> None:
-        self._say_goodbye()
-        super()._closeWriteConnection()
+        if self._said_goodbye():
+            super()._closeWriteConnection()
+        else:
+            self._writeDisconnected = False
 
     def connectionLost(self, reason: Failure) -> None:
         """See `twisted.internet.interfaces.IReadDescriptor`; OpenSSL must not see the number again."""
