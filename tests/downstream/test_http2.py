@@ -119,6 +119,16 @@ class Http2Client:
         else:
             self.others.append(event)
 
+    def frames(self) -> list[tuple[int, bytes]]:
+        """What came back, as frames that `h2` here has not seen: their kinds and payloads."""
+        data = self.wire.take()
+        frames = []
+        while data:
+            end = 9 + int.from_bytes(data[:3], "big")
+            frames.append((data[3], data[9:end]))
+            data = data[end:]
+        return frames
+
     def ask(
         self,
         path: bytes = b"/svc/x",
