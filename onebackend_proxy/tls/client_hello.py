@@ -35,7 +35,7 @@ class BadHello(Exception):
 
 @attrs.frozen
 class ClientHello:
-    """`server_name` is canonical, "" if there is none; `protocols` are those of ALPN, the client's best first."""
+    """`server_name` is canonical, "" if there is none; `protocols` are ALPN's, the client's best first."""
 
     server_name: str
     protocols: tuple[bytes, ...]

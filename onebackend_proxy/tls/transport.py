@@ -53,7 +53,7 @@ LOOK_AGAIN = 0.05
 
 _HTTP_IN_CLEAR = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b'Content-Length: 60\r\n\r\n{"error": "this port speaks https, and the request was http"}'
+    b'Content-Length: 62\r\n\r\n{"error": "this port speaks https, and the request was http"}\n'
 )
 _METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ")
 

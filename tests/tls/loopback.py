@@ -268,6 +268,8 @@ class LoopbackTests(SynchronousTestCase):
     unix = False
 
     def setUp(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self._folder.cleanup)
         self.reactor: Any = EPollReactor()
         # Of the handshake's time-out only: sockets need no time.
         self.clock = Clock()
@@ -277,8 +279,6 @@ class LoopbackTests(SynchronousTestCase):
         self.sockets: list[socket.socket] = []
         self.port: Any = None
         self.logged: list[str] = []
-        self._folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self._folder.cleanup)
 
         def observer(event: Any) -> None:
             self.logged.append(formatEvent(event))
@@ -291,8 +291,7 @@ class LoopbackTests(SynchronousTestCase):
             sock.close()
         for _ in range(5):
             self.turn()
-        if self.port is not None:
-            self.port.connectionLost(Failure(ConnectionDone()))
+        self.stop_listening()
         for reader in self.reactor.removeAll():
             reader.connectionLost(Failure(ConnectionDone()))
         self.reactor._poller.close()
@@ -318,9 +317,9 @@ class LoopbackTests(SynchronousTestCase):
             self.turn()
 
     def listen(self, *protocols: bytes, timeout: float = 10.0) -> None:
-        """Open the endpoint, with these protocols by ALPN."""
-        if protocols:
-            self.factory = ServedFactory(protocols)
+        """Open the endpoint, with a new factory that offers these protocols by ALPN."""
+        self.stop_listening()
+        self.factory = ServedFactory(protocols)
         self.path = str(pathlib.Path(self._folder.name) / "socket")
         inner: Any = (
             UNIXServerEndpoint(self.reactor, self.path)
@@ -329,6 +328,12 @@ class LoopbackTests(SynchronousTestCase):
         )
         endpoint = TlsEndpoint(self.clock, inner, self.certificates.contexts, timeout)
         self.port = self.successResultOf(endpoint.listen(self.factory))
+
+    def stop_listening(self) -> None:
+        """Close the endpoint; its connections go on."""
+        if self.port is not None:
+            self.port.connectionLost(Failure(ConnectionDone()))
+            self.port = None
 
     def connect(self) -> socket.socket:
         """A connection, over which nothing was said yet."""

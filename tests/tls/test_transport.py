@@ -1,0 +1,936 @@
+"""TLS in the transport itself, over real sockets: nothing in clear, nothing lost, nothing for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import pytest
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides
+
+from onebackend_proxy.tls.transport import RECORD, SecuredServer, SecuredUnixServer
+
+from ..wire import Producer
+from .loopback import Client, LoopbackTests, Served, client_context
+from .making import record
+
+MARKER = b"MARKER-that-must-never-be-seen-in-clear"
+BIG = MARKER * 50_000
+
+
+def versions(version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A client that speaks this version only."""
+    context = client_context()
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
+class TestHandshake(LoopbackTests):
+    """From the first byte to the protocol's connectionMade."""
+
+    def test_each_version(self) -> None:
+        for version, shown in ((ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")):
+            with self.subTest(shown):
+                client, served = self.open(context=versions(version))
+                assert client.tls.version() == shown
+                transport = served.transport
+                assert ISSLTransport.providedBy(transport)
+                assert transport.certificate.id == "x.com" and transport.certificate.private_key == ""
+                assert transport.covers("x.com") and transport.covers("a.x.com")
+                assert not transport.covers("a.b.x.com") and not transport.covers("y.com")
+                assert transport.negotiatedProtocol is None
+                assert transport.getPeerCertificate() is None
+                client.send(b"hello")
+                self.until(lambda served=served: served.data == b"hello", client)  # type: ignore[misc]
+                transport.write(b"back")
+                assert client.read() == b"back"
+
+    def test_the_protocol_is_not_made_before_it_is_complete(self) -> None:
+        client = self.client()
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            client.pump()
+        self.until(lambda: client.wire or client.pump(), client)
+        self.settle()
+        assert self.factory.built == []
+        client.handshake()
+        self.until(lambda: self.factory.built, client)
+
+    def test_what_comes_with_its_last_words_is_read(self) -> None:
+        client = self.client()
+        client.handshake()
+        client.tls.write(b"at once")
+        self.until(lambda: self.factory.built and self.factory.built[0].data == b"at once", client)
+
+    def test_application_protocols(self) -> None:
+        for ours, theirs, wanted in (
+            ((b"h2", b"http/1.1"), ["http/1.1", "h2"], "h2"),
+            ((b"h2", b"http/1.1"), ["http/1.1"], "http/1.1"),
+            ((b"http/1.1",), ["h2", "http/1.1"], "http/1.1"),
+            ((b"h2",), [], None),
+            ((), ["h2"], None),
+        ):
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                with self.subTest((ours, theirs, version)):
+                    self.listen(*ours)
+                    context = versions(version)
+                    if theirs:
+                        context.set_alpn_protocols(theirs)
+                    client, served = self.open(context=context)
+                    assert client.tls.selected_alpn_protocol() == wanted
+                    assert served.transport.negotiatedProtocol == (wanted.encode() if wanted else None)
+
+    def test_no_protocol_in_common(self) -> None:
+        self.listen(b"h2", b"http/1.1")
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = versions(version)
+            context.set_alpn_protocols(["spdy/3", "smtp"])
+            client = self.client(context=context)
+            with self.assertRaises(ssl.SSLError):
+                client.handshake()
+            assert client.alerts == [b"\x02\x78"]
+        assert self.factory.built == []
+
+    def test_an_old_version_is_refused(self) -> None:
+        context = versions(ssl.TLSVersion.TLSv1_2)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        client = self.client(context=context)
+        with self.assertRaises(ssl.SSLError):
+            client.handshake()
+        self.settle(client)
+        assert client.alerts == [b"\x02\x46"]  # protocol_version
+        assert client.eof and self.factory.built == []
+
+    def test_a_weak_cipher_is_refused(self) -> None:
+        for ciphers in ("AES128-SHA", "ECDHE-ECDSA-AES128-SHA", "AES128-GCM-SHA256"):
+            context = versions(ssl.TLSVersion.TLSv1_2)
+            context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+            with self.assertRaises(ssl.SSLError):
+                self.client(context=context).handshake()
+
+    def test_an_unknown_name_and_none(self) -> None:
+        for name in ("y.com", "com", "a.b.x.com", None):
+            context = client_context()
+            if name is None:
+                context.check_hostname = False
+            self.certificates.contexts._owned = lambda host: False
+            client = self.client(name, context)
+            with self.assertRaises(ssl.SSLError):
+                client.handshake()
+            self.settle(client)
+            assert client.wire == bytes.fromhex("15 03 03 00 02 02 70")
+            assert client.eof and not client.reset
+        assert self.factory.built == []
+
+    def test_a_client_that_does_not_trust_us(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context()
+            context.minimum_version = context.maximum_version = version
+            client = self.client(context=context)
+            with self.assertRaises(ssl.SSLCertVerificationError):
+                client.handshake()
+            self.until(lambda client=client: client.eof, client)  # type: ignore[misc]
+        assert [served for served in self.factory.built if served.lost is None] == []
+
+    def test_a_factory_that_wants_nobody(self) -> None:
+        self.listen()
+        self.factory.refuses = True
+        client = self.client().handshake()
+        assert client.read() == b""
+
+    def test_a_protocol_that_fails_to_begin_costs_its_own_connection_only(self) -> None:
+        def fails(served: Served) -> None:
+            raise ZeroDivisionError
+
+        good, served = self.open()
+        self.factory.made = fails
+        client = self.client().handshake()
+        self.until(lambda: client.eof, client)
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        good.send(b"still")
+        self.until(lambda: served.data == b"still", good)
+
+
+class TestTheFirstBytes(LoopbackTests):
+    """What is no ClientHello, is slow, or stops."""
+
+    def test_http_in_clear_is_told_so_in_clear(self) -> None:
+        for request in (
+            b"GET / HTTP/1.1\r\nHost: x.com\r\n\r\n",
+            b"POST /x HTTP/1.1\r\n\r\n",
+            b"PRI * HTTP/2.0",
+        ):
+            sock = self.connect()
+            sock.send(request)
+            answer = self.everything(sock)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            assert b"Content-Length: %d" % len(body) in head
+            assert b"https" in body
+        assert self.factory.built == []
+
+    def test_garbage_gets_an_alert(self) -> None:
+        for data, alert in (
+            (b"SSH-2.0-OpenSSH_9\r\n", 10),
+            (b"\0" * 100, 10),
+            (b"\x16\x03\x01\xff\xff", 50),
+            (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", 50),
+        ):
+            sock = self.connect()
+            sock.send(data)
+            assert self.everything(sock) == b"\x15\x03\x03\x00\x02\x02" + bytes((alert,))
+
+    def test_byte_by_byte_and_no_busy_loop(self) -> None:
+        looks: list[int] = []
+        plain = SecuredServer.doRead if not self.unix else SecuredUnixServer.doRead
+
+        def counted(transport: Any) -> Any:
+            looks.append(1)
+            return plain(transport)
+
+        client = self.client()
+        kind = SecuredUnixServer if self.unix else SecuredServer
+        with patch.object(kind, "doRead", counted):
+            try:
+                client.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                hello = client._out.read()
+            # A byte in a Unix socket's queue takes much more than a byte.
+            step = 10 if self.unix else 1
+            for number in range(0, len(hello), step):
+                client.sock.send(hello[number : number + step])
+                for _ in range(4):
+                    self.turn()
+            assert len(looks) <= (2 * len(hello) if not self.unix else len(hello) + 50)
+            before = len(looks)
+            self.until(lambda: client.pump() or client.wire, client)
+        assert len(looks) - before <= 3
+        client.handshake()
+        self.until(lambda: self.factory.built, client)
+        # And what was set on the socket meanwhile is no more: a single byte is a reason to read.
+        served = self.factory.built[0]
+        if not self.unix:
+            assert served.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        client.send(b"x")
+        self.until(lambda: served.data == b"x", client)
+
+    def test_half_a_hello_costs_nothing_while_it_waits(self) -> None:
+        client = self.client()
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            hello = client._out.read()
+        client.sock.send(hello[:100])
+        self.settle()
+        looks: list[int] = []
+        kind = SecuredUnixServer if self.unix else SecuredServer
+        plain = kind._look
+
+        def counted(transport: Any) -> Any:
+            looks.append(1)
+            return plain(transport)
+
+        with patch.object(kind, "_look", counted):
+            for _ in range(20):
+                self.reactor.iterate(0.01)
+        assert len(looks) <= 5
+        client.sock.send(hello[100:])
+        client.handshake()
+
+    def test_one_that_closes_in_the_middle(self) -> None:
+        for size in (0, 1, 100):
+            for half in (False, True):
+                sock = self.connect()
+                hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"r" * 200
+                sock.send(hello[:size])
+                self.settle()
+                sock.shutdown(socket.SHUT_WR) if half else sock.close()
+                if half and not (self.unix and size):
+                    assert self.everything(sock) == b""
+                self.until(lambda: not self.clock.getDelayedCalls())
+        assert self.factory.built == []
+
+    def test_one_that_takes_too_long(self) -> None:
+        self.listen(timeout=7)
+        client = self.client()
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            hello = client._out.read()
+        for said in (b"", hello[:100], hello):
+            with self.subTest(len(said)):
+                sock = self.connect()
+                sock.send(said)
+                self.settle()
+                self.clock.advance(6.9)
+                self.settle()
+                assert [call.getTime() for call in self.clock.getDelayedCalls()] != []
+                self.clock.advance(0.2)
+                self.until(lambda: not self.clock.getDelayedCalls())
+                try:
+                    self.everything(sock)
+                except ConnectionResetError:
+                    pass
+        assert self.factory.built == []
+
+    def test_the_time_is_up_with_the_handshake(self) -> None:
+        self.listen(timeout=7)
+        client, served = self.open()
+        self.clock.advance(100)
+        self.settle(client)
+        assert served.lost is None and self.clock.getDelayedCalls() == []
+
+    def test_a_reset(self) -> None:
+        sock = self.connect()
+        sock.send(b"\x16\x03\x01\x02\x00\x01")
+        self.settle()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        self.until(lambda: not self.clock.getDelayedCalls())
+
+
+class TestTheFirstBytesOverUnix(TestTheFirstBytes):
+    """The kernel has no way there to tell of more bytes only."""
+
+    unix = True
+
+
+class TestData(LoopbackTests):
+    """Both ways, much of it, at any speed."""
+
+    def test_a_big_upload(self) -> None:
+        client, served = self.open()
+        client.send(BIG)
+        self.until(lambda: len(served.data) == len(BIG), client)
+        assert served.data == BIG
+        assert max(served.reads) <= RECORD
+
+    def test_a_big_download(self) -> None:
+        client, served = self.open()
+        served.transport.write(BIG)
+        assert client.read_exactly(len(BIG)) == BIG
+
+    def test_both_at_once(self) -> None:
+        client, served = self.open()
+        served.transport.write(BIG)
+        client.send(BIG)
+        assert client.read_exactly(len(BIG)) == BIG
+        self.until(lambda: len(served.data) == len(BIG), client)
+        assert served.data == BIG
+
+    def test_pieces_of_all_sizes_in_order(self) -> None:
+        client, served = self.open()
+        wanted = b""
+        for size in (0, 1, RECORD - 1, RECORD, RECORD + 1, 3, 8 * RECORD, 8 * RECORD + 1, 200_000):
+            piece = bytes((size % 251,)) * size
+            wanted += piece
+            if size % 2:
+                served.transport.write(piece)
+            else:
+                served.transport.writeSequence([piece[: size // 2], piece[size // 2 :]])
+        assert client.read_exactly(len(wanted)) == wanted
+
+    def test_pieces_while_the_client_is_slow(self) -> None:
+        client, served = self.open()
+        client.reading = False
+        wanted = b""
+        for number in range(300):
+            piece = bytes((number % 251,)) * (number * 37 % 20_000)
+            wanted += piece
+            served.transport.write(piece)
+            if number % 50 == 0:
+                self.settle(turns=2)
+        assert served.transport.waiting > 0
+        client.reading = True
+        assert client.read_exactly(len(wanted)) == wanted
+        self.until(lambda: served.transport.waiting == 0, client)
+
+    def test_a_client_that_does_not_read_holds_up_the_producer(self) -> None:
+        client, served = self.open()
+        client.reading = False
+        producer = Producer()
+        served.transport.registerProducer(producer, True)
+        sent = 0
+        while not producer.paused:
+            served.transport.write(b"x" * 65536)
+            self.settle(turns=2)
+            sent += 65536
+            assert sent < 64 << 20
+        assert served.transport.waiting <= 3 * 65536
+        client.reading = True
+        assert client.read_exactly(sent) == b"x" * sent
+        self.until(lambda: not producer.paused, client)
+
+    def test_a_server_that_does_not_read_holds_up_the_client(self) -> None:
+        client, served = self.open()
+        served.transport.pauseProducing()
+        size = 16 << 20
+        client.send(b"x" * size)
+        self.settle(client, turns=200)
+        assert served.data == b"" and client.unsent > 0
+        served.transport.resumeProducing()
+        self.until(lambda: len(served.data) == size, client)
+
+    def test_pausing_in_the_middle_of_what_has_come(self) -> None:
+        self.listen()
+        self.factory.received = lambda served, data: served.transport.pauseProducing()
+        client, served = self.open()
+        client.send(b"x" * (4 * RECORD))
+        for number in range(1, 5):
+            self.until(lambda number=number: len(served.reads) == number, client)  # type: ignore[misc]
+            self.settle(client)
+            assert len(served.reads) == number
+            served.transport.resumeProducing()
+        assert len(served.data) == 4 * RECORD
+
+    def test_aborting_in_the_middle_of_what_has_come(self) -> None:
+        self.listen()
+        self.factory.received = lambda served, data: served.transport.abortConnection()
+        client, served = self.open()
+        client.send(b"x" * (4 * RECORD))
+        self.until(lambda: served.lost is not None, client)
+        assert len(served.reads) == 1
+        assert served.lost is not None and served.lost.check(ConnectionAborted)
+
+    def test_a_pull_producer(self) -> None:
+        client, served = self.open()
+        transport = served.transport
+        pieces = [b"%04d" % number * 1000 for number in range(100)]
+        left = list(pieces)
+
+        class Pulled:
+            def resumeProducing(self) -> None:
+                if left:
+                    transport.write(left.pop(0))
+                else:
+                    transport.unregisterProducer()
+                    transport.loseConnection()
+
+            def stopProducing(self) -> None:
+                """Nothing to stop."""
+
+        transport.registerProducer(Pulled(), False)
+        assert client.read_all() == b"".join(pieces)
+
+    def test_the_reactor_is_not_needed_for_what_fits(self) -> None:
+        client, served = self.open()
+        served.transport.write(b"at once")
+        assert not self.reactor.getWriters()
+        client._turn = lambda: None
+        assert client.read() == b"at once"
+
+
+class TestTheEnd(LoopbackTests):
+    """Closed in order, in halves, or not."""
+
+    def test_we_close(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            client, served = self.open(context=versions(version))
+            served.transport.write(b"last")
+            served.transport.loseConnection()
+            assert client.read_all() == b"last"
+            self.until(lambda served=served: served.lost is not None, client)  # type: ignore[misc]
+            assert served.lost is not None and served.lost.check(ConnectionDone)
+
+    def test_what_waits_is_sent_first(self) -> None:
+        client, served = self.open()
+        client.reading = False
+        served.transport.write(BIG)
+        served.transport.loseConnection()
+        self.settle(client)
+        assert served.lost is None
+        client.reading = True
+        assert client.read_all() == BIG
+
+    def test_the_goodbye_is_not_lost_where_the_kernel_is_full(self) -> None:
+        """At some size the last record fills what the kernel has for it, and leaves no room for more."""
+        for half in (False, True):
+            for pieces in range(12, 60):
+                client, served = self.open()
+                served.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+                client.reading = False
+                for _ in range(pieces):
+                    served.transport.write(b"x" * 1400)
+                if half:
+                    served.transport.loseWriteConnection()
+                else:
+                    served.transport.loseConnection()
+                self.settle(turns=3)
+                client.reading = True
+                assert client.read_all() == b"x" * 1400 * pieces
+                served.transport.abortConnection()
+                client.sock.close()
+                self.settle(turns=2)
+
+    def test_the_client_closes(self) -> None:
+        client, served = self.open()
+        client.send(b"last")
+        client.say_goodbye()
+        self.until(lambda: served.lost is not None, client)
+        assert served.data == b"last"
+        assert served.lost is not None and served.lost.check(ConnectionDone)
+
+    def test_the_client_closes_and_the_protocol_knows_halves(self) -> None:
+        self.listen()
+        self.factory.made = lambda served: directlyProvides(served, IHalfCloseableProtocol)
+        client, served = self.open()
+        client.say_goodbye()
+        self.until(lambda: served.half, client)
+        served.transport.write(b"still")
+        served.transport.loseConnection()
+        self.until(lambda: served.lost is not None)
+        assert client.sock.recv(100)
+
+    def test_a_connection_that_is_cut_is_no_end(self) -> None:
+        client, served = self.open()
+        client.send(b"half of")
+        self.settle(client)
+        client.break_off()
+        self.until(lambda: served.lost is not None)
+        assert served.data == b"half of"
+        assert served.lost is not None and served.lost.check(ConnectionLost)
+
+    def test_we_abort(self) -> None:
+        client, served = self.open()
+        served.transport.write(b"half of")
+        served.transport.abortConnection()
+        assert client.read() == b"half of"
+        with self.assertRaises(ssl.SSLEOFError):
+            client.read()
+        assert served.lost is not None and served.lost.check(ConnectionAborted)
+
+    def test_a_reset(self) -> None:
+        client, served = self.open()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+        self.until(lambda: served.lost is not None)
+        assert served.lost is not None and served.lost.check(ConnectionLost)
+
+    def test_one_that_is_not_read_from_is_seen_to_break(self) -> None:
+        client, served = self.open()
+        served.transport.pauseProducing()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+        self.until(lambda: served.lost is not None)
+
+    def test_our_half_first_while_the_client_still_sends(self) -> None:
+        """Lingering: what still comes is read, so that no reset overtakes the answer."""
+        client, served = self.open()
+        served.transport.write(b"answer")
+        served.transport.loseWriteConnection()
+        assert client.read_all() == b"answer"
+        client.send(b"x" * 100_000)
+        self.until(lambda: len(served.data) == 100_000, client)
+        served.transport.loseConnection()
+        self.until(lambda: served.lost is not None, client)
+
+    def test_our_half_waits_for_what_was_written(self) -> None:
+        client, served = self.open()
+        client.reading = False
+        served.transport.write(BIG)
+        served.transport.loseWriteConnection()
+        client.reading = True
+        assert client.read_all() == BIG
+
+    def test_broken_tls_in_the_middle(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            for junk in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"\x17\x03\x03\x00\x40" + b"j" * 64, b"\0" * 40):
+                client, served = self.open(context=versions(version))
+                client.send(b"good")
+                self.settle(client)
+                client.sock.send(junk)
+                self.until(lambda served=served: served.lost is not None, client)  # type: ignore[misc]
+                assert served.data == b"good"
+                assert served.lost is not None and served.lost.check(ConnectionLost)
+        # An error of one is none of the next: OpenSSL keeps them in a queue of the thread's.
+        client, served = self.open()
+        client.send(b"fine")
+        self.until(lambda: served.data == b"fine", client)
+
+    def test_an_error_of_one_does_not_disturb_another(self) -> None:
+        good, served = self.open()
+        bad, broken = self.open()
+        bad.sock.send(b"\x17\x03\x03\x00\x40" + b"j" * 64)
+        good.send(b"one")
+        self.until(lambda: broken.lost is not None and served.data == b"one", good)
+        served.transport.write(b"two")
+        assert good.read() == b"two"
+
+    def test_writing_into_a_broken_connection(self) -> None:
+        client, served = self.open()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+        for _ in range(3):
+            served.transport.write(BIG)
+        self.until(lambda: served.lost is not None)
+        served.transport.write(b"nobody")
+        served.transport.loseConnection()
+        served.transport.abortConnection()
+        self.settle()
+
+    def test_the_reactor_ends(self) -> None:
+        client, served = self.open()
+        waiting = self.client()
+        waiting.sock.send(b"\x16")
+        self.settle(client)
+        for reader in self.reactor.removeAll():
+            reader.connectionLost(Failure(ConnectionLost()))
+        self.port = None
+        assert served.lost is not None
+
+
+class TestOverUnix(TestData):
+    """The same over a Unix socket."""
+
+    unix = True
+
+
+class TestTheEndOverUnix(TestTheEnd):
+    """The same over a Unix socket."""
+
+    unix = True
+    # There is no reset, and no queue with a size in bytes.
+    test_a_reset: ClassVar[Any] = None
+    test_one_that_is_not_read_from_is_seen_to_break: ClassVar[Any] = None
+
+
+class TestNothingInClear(LoopbackTests):
+    """Whatever a protocol writes, and whenever: no byte of it is on the wire as it is.
+
+    `Client.wire` is every byte that came over the socket.
+    """
+
+    def assert_hidden(self, client: Client, received: bytes, size: int = len(MARKER)) -> None:
+        assert len(received) >= size
+        assert received == MARKER * (len(received) // len(MARKER))
+        assert len(client.wire) > len(received)
+        assert MARKER not in client.wire
+        # Not a part of it either.
+        assert MARKER[:12] not in client.wire and MARKER[-12:] not in client.wire
+
+    def test_when_the_connection_is_made(self) -> None:
+        self.listen()
+        self.factory.made = lambda served: served.transport.write(MARKER)
+        client, _served = self.open()
+        self.assert_hidden(client, client.read_exactly(len(MARKER)), len(MARKER))
+
+    def test_before_the_handshake_nothing_is_sent_at_all(self) -> None:
+        client = self.client()
+        transports: list[Any] = []
+        plain = SecuredServer._look
+
+        def look(transport: Any) -> Any:
+            transports.append(transport)
+            transport.write(MARKER)
+            transport.writeSequence([MARKER])
+            return plain(transport)
+
+        with patch.object(SecuredServer, "_look", look):
+            client.sock.send(b"\x16")
+            self.settle(client)
+        assert transports and client.wire == b""
+
+    def test_large_writes_that_wait(self) -> None:
+        client, served = self.open()
+        client.reading = False
+        served.transport.write(BIG)
+        served.transport.writeSequence([MARKER] * 1000)
+        self.settle(client)
+        assert served.transport.waiting
+        client.reading = True
+        size = len(BIG) + 1000 * len(MARKER)
+        self.assert_hidden(client, client.read_exactly(size), size)
+
+    def test_after_a_pause_with_producers_and_at_the_end(self) -> None:
+        for streaming in (True, False):
+            client, served = self.open()
+            transport = served.transport
+
+            class Written:
+                left = 50
+
+                def resumeProducing(self, transport: Any = transport) -> None:
+                    if self.left:
+                        self.left -= 1
+                        transport.write(MARKER * 2000)
+                    else:
+                        transport.unregisterProducer()
+                        transport.write(MARKER)
+                        transport.loseConnection()
+                        transport.write(MARKER)
+
+                pauseProducing = stopProducing = lambda self: None
+
+            producer = Written()
+            transport.registerProducer(producer, streaming)
+            if streaming:
+                while producer.left:
+                    producer.resumeProducing()
+                producer.resumeProducing()
+            received = client.read_all()
+            self.assert_hidden(client, received, (50 * 2000 + 1) * len(MARKER))
+
+    def test_while_reading_is_stopped_and_after_half_the_end(self) -> None:
+        client, served = self.open()
+        served.transport.pauseProducing()
+        served.transport.write(MARKER)
+        served.transport.resumeProducing()
+        served.transport.write(MARKER)
+        served.transport.loseWriteConnection()
+        served.transport.write(MARKER)
+        self.settle(client)
+        served.transport.write(MARKER)
+        served.transport.loseConnection()
+        received = client.read_all()
+        self.assert_hidden(client, received, 2 * len(MARKER))
+
+    def test_after_broken_tls(self) -> None:
+        self.listen()
+        client, served = self.open()
+        client.sock.send(b"\0" * 100)
+        for _ in range(5):
+            served.transport.write(MARKER)
+            self.turn()
+            client.pump()
+        self.until(lambda: served.lost is not None)
+        served.transport.write(MARKER)
+        assert MARKER not in client.wire
+
+    def test_the_socket_is_never_sent_to(self) -> None:
+        """OpenSSL writes to the descriptor; Python's socket is used for alerts before the handshake only."""
+        sent: list[bytes] = []
+        client, served = self.open()
+        served.transport.socket = _Watched(served.transport.socket, sent)
+        served.transport.write(MARKER)
+        served.transport.write(BIG)
+        served.transport.writeSequence([MARKER, MARKER])
+        served.transport.loseConnection()
+        received = client.read_all()
+        self.assert_hidden(client, received, len(BIG) + 3 * len(MARKER))
+        assert sent == []
+
+
+class _Watched:
+    """A socket whose `send` is told of."""
+
+    def __init__(self, sock: socket.socket, sent: list[bytes]) -> None:
+        self._sock = sock
+        self._sent = sent
+
+    def send(self, data: bytes, *flags: int) -> int:
+        self._sent.append(data)
+        return self._sock.send(data, *flags)
+
+    sendall = sendto = send
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class TestRenewal(LoopbackTests):
+    """Certificates come and go while connections are open."""
+
+    def test_open_connections_keep_theirs(self) -> None:
+        old, served = self.open()
+        before = old.tls.getpeercert(True)
+        self.certificates.publish(record("x.com"))
+        new, _ = self.open()
+        assert new.tls.getpeercert(True) != before
+        old.send(b"still")
+        self.until(lambda: served.data == b"still", old)
+        served.transport.write(b"here")
+        assert old.read() == b"here"
+
+    def test_a_handshake_under_way_goes_on(self) -> None:
+        client = self.client()
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            client.pump()
+        self.until(lambda: client.pump() or client.wire, client)
+        self.certificates.publish()
+        client.handshake()
+        self.until(lambda: self.factory.built, client)
+
+    def test_deleted(self) -> None:
+        self.open()
+        self.certificates.publish()
+        client = self.client()
+        with self.assertRaises(ssl.SSLError):
+            client.handshake()
+        assert client.alerts == [b"\x02\x70"]
+
+
+class TestWaitingForACertificate(LoopbackTests):
+    """The certificate is loaded while clients wait."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.certificates.held = []
+        self.held = self.certificates.held
+
+    def waiting(self, count: int = 1) -> list[Client]:
+        clients = [self.client() for _ in range(count)]
+        for client in clients:
+            try:
+                client.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                client.pump()
+        self.until(lambda: len(self.held) == 1)
+        self.settle(*clients)
+        return clients
+
+    def load(self) -> None:
+        self.held.pop().callback(self.certificates.with_keys["x.com"])
+
+    def test_twenty_wait_for_one(self) -> None:
+        clients = self.waiting(20)
+        assert self.certificates.loads == ["x.com"]
+        assert self.factory.built == [] and all(client.wire == b"" for client in clients)
+        self.load()
+        for client in clients:
+            client.handshake().send(b"hi")
+        self.until(lambda: [served.data for served in self.factory.built] == [b"hi"] * 20, *clients)
+        assert self.certificates.loads == ["x.com"]
+
+    def test_nothing_is_looked_at_meanwhile(self) -> None:
+        self.waiting()
+        looks: list[int] = []
+        with patch.object(SecuredServer, "_look", lambda transport: looks.append(1)):
+            self.settle(turns=50)
+        assert looks == []
+
+    def test_a_client_that_does_not_wait(self) -> None:
+        for reset in (False, True):
+            [client] = self.waiting()
+            if reset:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sock.close()
+            self.settle()
+            self.load()
+            self.until(lambda: not self.clock.getDelayedCalls())
+            self.certificates.publish(record("x.com"))
+        assert self.factory.built == []
+
+    def test_the_time_is_up_first(self) -> None:
+        [client] = self.waiting()
+        self.clock.advance(11)
+        self.settle(client)
+        assert client.eof
+        self.load()
+        self.settle(client)
+        assert self.factory.built == []
+
+    def test_the_time_is_up_and_then_it_comes_at_once(self) -> None:
+        [client] = self.waiting()
+        self.clock.advance(11)
+        self.load()
+        self.settle(client)
+        assert client.eof and self.factory.built == []
+
+    def test_it_cannot_be_had(self) -> None:
+        clients = self.waiting(3)
+        self.held.pop().errback(OSError("the disk"))
+        for client in clients:
+            with self.assertRaises(ssl.SSLError):
+                client.handshake()
+            assert client.alerts == [b"\x02\x50"]
+            assert not client.reset
+        assert len(self.flushLoggedErrors(OSError)) == 1
+        assert not any("the disk" in client.wire.decode("latin-1") for client in clients)
+
+
+class TestResumption(LoopbackTests):
+    """A ticket saves the second handshake."""
+
+    def resumed(self, version: ssl.TLSVersion, first: str, second: str, between: Any = None) -> bool:
+        context = versions(version)
+        client, served = self.open(first, context)
+        served.transport.write(b"x")
+        assert client.read() == b"x"
+        session = client.tls.session
+        assert session is not None and session.has_ticket
+        if between is not None:
+            between()
+        again = Client(self.turn, self.connect(), context, second, session).handshake()
+        self.until(lambda: len(self.factory.built) == 2, again)
+        served = self.factory.built.pop()
+        again.send(b"again")
+        self.until(lambda: served.data == b"again", again)
+        assert served.transport.certificate is not None and served.transport.covers(second)
+        self.factory.built.clear()
+        return bool(again.tls.session_reused)
+
+    def test_each_version(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            assert self.resumed(version, "x.com", "x.com")
+
+    def test_after_a_renewal(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            renew = lambda: self.certificates.publish(record("x.com", "*.x.com"))  # noqa: E731
+            assert self.resumed(version, "x.com", "x.com", renew)
+
+    def test_another_name_of_the_same_certificate_and_another_certificate(self) -> None:
+        """What is shown is by the name that is asked for now, whatever the ticket was for."""
+        self.certificates.publish(record("x.com", "*.x.com"), record("y.com"))
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            for second in ("a.x.com", "y.com"):
+                self.resumed(version, "x.com", second)
+
+    def test_a_ticket_of_yesterday(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            later = lambda: self.certificates.clock.advance(25 * 3600)  # noqa: E731
+            assert not self.resumed(version, "x.com", "x.com", later)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+class TestKeyUpdate(LoopbackTests):
+    """TLS 1.3 changes its keys in the middle (RFC 8446, 4.6.3); only openssl's own client can ask for it."""
+
+    def test_the_client_asks_for_it(self) -> None:
+        self.listen()
+        address = f"127.0.0.1:{self.port.getHost().port}"
+        command = ["openssl", "s_client", "-connect", address, "-servername", "x.com", "-tls1_3", "-quiet"]
+        # With -quiet there would be no commands; -no_ign_eof brings them back.
+        command[-1:] = ["-no_ign_eof"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stdin is not None and process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        self.until(lambda: self.factory.built)
+        [served] = self.factory.built
+        shown = b""
+        for number in range(3):
+            word = b"word%d" % number
+            process.stdin.write(b"K\n")
+            process.stdin.flush()
+            self.settle()
+            for _ in range(20):
+                self.reactor.iterate(0.005)
+            process.stdin.write(word + b"\n")
+            process.stdin.flush()
+            self.until(lambda word=word: word in served.data)  # type: ignore[misc]
+            served.transport.write(b"answer%d\n" % number)
+
+            def answered(number: int = number) -> bool:
+                nonlocal shown
+                shown += process.stdout.read() or b""  # type: ignore[union-attr]
+                return b"answer%d\n" % number in shown
+
+            self.until(answered)
+        assert shown.count(b"KEYUPDATE") == 3
+        assert served.data == b"word0\nword1\nword2\n"
