@@ -228,9 +228,7 @@ class Http2Channel(Http2Sending, Protocol):
 
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None:
-            self.acknowledge(event.stream_id, event.flow_controlled_length)
-        else:
+        if stream is not None:
             stream.body_received(event.data, event.flow_controlled_length)
 
     def _trailers_received(self, event: events.TrailersReceived) -> None:
@@ -288,7 +286,6 @@ class Http2Channel(Http2Sending, Protocol):
             "closed an HTTP/2 connection of {ip}: {reason}", ip=self._peer.ip.decode(), reason=reason
         )
         self._dropped = True
-        self._begun.clear()
         self._give_up_all(f"the connection ended: {reason}")
         self._drop()
 

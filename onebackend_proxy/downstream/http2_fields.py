@@ -76,7 +76,7 @@ def request_head(fields: Iterable[tuple[bytes, bytes]], ended: bool) -> tuple[Re
         if name[:1] == b":":
             if name in pseudo or name not in _PSEUDO or headers or crumbs or hosts:
                 flaw = flaw or "a pseudo-header field that is unknown, comes twice, or behind the others"
-            pseudo.setdefault(name, value)
+            pseudo[name] = value
             continue
         kind = _known_kind(name) if len(name) <= MAX_NAME else _kind_of(name)
         if kind or value[:1] in b" \t" or value[-1:] in b" \t":

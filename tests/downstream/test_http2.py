@@ -865,6 +865,55 @@ class TestWindows(Http2Tests):
         assert service.aborted and not client.wire.closed
         self.assert_quiet()
 
+    def test_an_answer_that_is_complete_has_its_time_to_be_taken(self) -> None:
+        client = self.connect()
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        client.flush()
+        self.pass_seconds(70)
+        number = client.ask()
+        self.upstream.accept().answer(b"hello")
+        self.pass_seconds(50)
+        client.h2.increment_flow_control_window(10, number)
+        assert client.got(number).body == b"hello"
+
+    def test_a_transport_that_takes_little_by_little_is_not_given_up(self) -> None:
+        client, number, service = self.begin()
+        service.respond(200, (b"Content-Length", b"10"))
+        service.send_body(b"hello")
+        client.wire.fill()
+        service.send_body(b"w")
+        for left in range(150, 0, -1):
+            client.wire.outstanding = left  # type: ignore[attr-defined]
+            self.pass_seconds(1)
+        client.wire.drain()
+        service.send_body(b"orld")
+        service.finish()
+        assert client.got(number).body == b"helloworld"
+
+    def test_a_transport_that_gets_full_is_not_given_all(self) -> None:
+        client = self.connect()
+        client.takes = False
+        numbers = [client.ask() for _ in range(10)]
+        client.h2.increment_flow_control_window(10_000_000)
+        for _ in numbers:
+            self.upstream.accept().answer(b"x" * 100_000)
+        client.flush()
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1_000_000})
+        write, written = client.wire.write, []
+
+        def take(data: bytes) -> None:
+            write(data)
+            written.append(len(data))
+            if sum(written) > 60_000 and not client.wire.full:
+                client.wire.fill()
+
+        self.patch(client.wire, "write", take)
+        client.wire.receive(client.h2.data_to_send())
+        assert sum(written) < 100_000
+        self.patch(client.wire, "write", write)
+        client.wire.drain()
+        assert [client.got(number).ended for number in numbers] == [True] * 10
+
     def test_a_transport_that_takes_nothing_is_given_up(self) -> None:
         client, _number, service = self.begin()
         service.respond(200, (b"Content-Length", b"10"))
@@ -949,6 +998,15 @@ class TestConnections(Http2Tests):
         self.pass_seconds(29)
         assert not client.wire.closed
         self.pass_seconds(3)
+        client.flush()
+        assert client.went_away == [ErrorCodes.PROTOCOL_ERROR] and client.wire.closed
+
+    def test_a_head_that_goes_on_and_on(self) -> None:
+        client = self.connect()
+        client.raw(b"\0\0\1\1\0\0\0\0\1\x82")
+        for _ in range(3):
+            self.pass_seconds(11)
+            client.wire.receive(b"\0\0\1\x09\0\0\0\0\1\x84")
         client.flush()
         assert client.went_away == [ErrorCodes.PROTOCOL_ERROR] and client.wire.closed
 

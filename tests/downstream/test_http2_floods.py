@@ -13,7 +13,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 
 from onebackend_proxy.downstream.http2 import CONNECTION_WINDOW, MAX_STREAMS, WINDOW
 from onebackend_proxy.downstream.http2_frames import MAX_FRAME, MAX_SETTINGS, PATIENCE, RESET_COST
-from onebackend_proxy.limits import DEFAULTS
+from onebackend_proxy.limits import DEFAULTS, Limits
 
 from .test_http2 import Http2Client, Http2Tests
 from .test_http2_frames import (
@@ -249,6 +249,33 @@ class TestFloods(Floods):
             )
         assert not client.wire.closed
 
+    def test_who_is_answered_may_reset_now_and_then(self) -> None:
+        client = self.connect()
+        for _ in range(PATIENCE // RESET_COST + 50):
+            number = client.ask()
+            self.upstream.accept().answer(b"x")
+            assert client.got(number).ended
+            client.h2.reset_stream(client.ask(), ErrorCodes.CANCEL)
+            client.flush()
+        assert not client.wire.closed
+
+    def test_who_reads_much_may_say_so_for_each_piece(self) -> None:
+        client = self.connect()
+        client.takes = False
+        number = client.ask()
+        service = self.upstream.accept()
+        service.respond(200)
+        service.send_body(b"x" * 65536)
+        updates = frame(WINDOW_UPDATE, b"\0\0\x10\0", 0, number) + frame(WINDOW_UPDATE, b"\0\0\x10\0")
+        for _ in range(PATIENCE):
+            if not service.paused:
+                service.send_body(b"x" * 65536)
+            client.h2.increment_flow_control_window(4096)
+            client.h2.increment_flow_control_window(4096, number)
+            assert client.h2.data_to_send() == updates[13:] + updates[:13]
+            client.raw(updates)
+        assert not client.wire.closed and len(client.got(number).body) >= PATIENCE * 4096
+
     def test_made_you_reset(self) -> None:
         """CVE-2025-8671: frames that break a stream, so that we reset what we have begun."""
         overflow = b"\x7f\xff\xff\xff"
@@ -314,6 +341,22 @@ class TestFloods(Floods):
         number = client.ask()
         self.upstream.accept().answer(b"x")
         assert client.got(number).ended
+
+
+class TestSmallHeads(Floods):
+    """The limits of heads hold for header lists, before they are unpacked."""
+
+    limits = Limits(head_size=1024)
+
+    def test_an_hpack_bomb(self) -> None:
+        client = self.connect()
+        client.wire.receive(frame(HEADERS, BLOCK + b"\x84" * 100, END_HEADERS | END_STREAM, 1))
+        self.assert_calmed(client)
+
+    def test_a_block(self) -> None:
+        client = self.connect()
+        client.wire.receive(frame(HEADERS, b"\0" * 2049, 0, 1))
+        self.assert_calmed(client)
 
 
 class TestMemory(Floods):
