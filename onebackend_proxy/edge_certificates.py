@@ -9,18 +9,18 @@ import datetime
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .certificate_files import CertificateFiles
 from .folder import DATABASE, ENCRYPTION_KEY, default_folder, kept_secret, make_folder
 from .interfaces import IStore, Published
 from .limits import DEFAULTS, Limits
@@ -29,7 +29,6 @@ from .store import Vault, open_sqlite
 from .tls.authority import LEAF_LIFE, LocalAuthority, is_local
 from .tls.contexts import Contexts
 from .tls.endpoint import TlsEndpoint
-from .tls.files import remove, sync
 
 LOCAL_ROOT = "local-authority.pem"
 """The file in the data folder with the local authority's root: for clients, and no secret."""
@@ -57,7 +56,7 @@ class EdgeCertificates:
         self._owned = owned
         self._limits = limits
         self._authority: LocalAuthority | None = None
-        self._files = _Files(store, folder, reactor) if to_files else None
+        self._files = CertificateFiles(store, folder, reactor) if to_files else None
         self.contexts = Contexts(
             reactor.seconds, store.certificate, self.authority, owned, limits.tls_contexts
         )
@@ -67,6 +66,11 @@ class EdgeCertificates:
         self.contexts.publish(published.certificates)
         if self._files is not None:
             self._files.publish(published.certificates)
+
+    def stop(self) -> None:
+        """Write no more files."""
+        if self._files is not None:
+            self._files.stop()
 
     def endpoint(self, endpoint: IStreamServerEndpoint) -> TlsEndpoint:
         """`endpoint` with TLS and these certificates."""
@@ -123,54 +127,6 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-
-class _Files:
-    """Keeps the files in step with the store, one certificate at a time, away from the reactor's thread."""
-
-    def __init__(self, store: IStore, folder: pathlib.Path, reactor: Any) -> None:
-        self._store = store
-        self._folder = folder
-        self._reactor = reactor
-        self._log = Logger()
-        self._wanted: Sequence[Certificate] = ()
-        self._written: dict[str, Certificate] = {}
-        self._working = False
-
-    def publish(self, certificates: Sequence[Certificate]) -> None:
-        """Write what is new or changed, and remove what is gone."""
-        self._wanted = certificates
-        if not self._working:
-            self._working = True
-            done = Deferred.fromCoroutine(self._catch_up())
-            done.addErrback(lambda failure: self._log.failure("certificates were not written", failure))
-
-    async def _catch_up(self) -> None:
-        try:
-            doing: Sequence[Certificate] | None = None
-            while doing is not self._wanted:
-                doing = self._wanted
-                for certificate in doing:
-                    if self._written.get(certificate.id) != certificate:
-                        await self._write(certificate)
-                for gone in set(self._written) - {certificate.id for certificate in doing}:
-                    del self._written[gone]
-                    await self._in_thread(gone, remove, self._folder, gone)
-        finally:
-            self._working = False
-
-    async def _write(self, certificate: Certificate) -> None:
-        self._written[certificate.id] = certificate
-        with_key = await self._store.certificate(certificate.id)
-        if with_key is not None:
-            await self._in_thread(certificate.id, sync, self._folder, with_key)
-
-    async def _in_thread(self, name: str, work: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work, *arguments)
-        except (OSError, ValueError) as error:
-            # Tried again when the certificate changes: what stands there is served all the same.
-            self._log.error("the files of {name} were not written: {error}", name=name, error=error)
 
 
 @implementer(IStreamServerEndpoint)

@@ -51,7 +51,7 @@ class Limits:
         30.0, SECONDS, "An idle one is closed after this, or twice it."
     )
     handshake_timeout: float = _limit(10.0, SECONDS, "For a TLS handshake; then the connection is closed.")
-    tls_contexts: int = _limit(2048, COUNT, "Certificates held ready, at 22 KiB each; others are loaded again.")
+    tls_contexts: int = _limit(2048, COUNT, "Certificates held ready, at 22 KiB each; more are loaded anew.")
     eject_after: int = _limit(
         3, COUNT, "Failures in a row that take an instance out of use. 0 is never.", zero=True
     )

@@ -166,6 +166,7 @@ class ProxyService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._health.stop()
+        self.certificates.stop()
         calls = [service.drained() for service in self._built_in.values()]
         for call in calls:
             call.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda *_: None)

@@ -117,7 +117,7 @@ class CoveredEdge(Proxied):
 
 
 class PlainEdge(Proxied):
-    """Port 80: answers ACME challenges and Redirects, sends the hosts of Routes to https, and relays nothing."""
+    """Port 80: answers ACME challenges and Redirects, sends the hosts of Routes to https, relays nothing."""
 
     def __init__(self, edge: EdgeResource, challenges: Challenges = lambda host, token: None) -> None:
         self._edge = edge

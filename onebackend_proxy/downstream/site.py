@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -28,6 +29,22 @@ HTTP2 = (b"h2", b"http/1.1")
 """Application protocols, the best first. What comes over HTTP/2 is not for twisted.web: it needs `fast`."""
 LAST_REQUEST = 1.0
 """Seconds in which a connection that is idle when the proxy stops may still bring a request."""
+
+
+class ClientChannel(Shape):
+    """A client connection, of whichever plane and protocol."""
+
+    transport: Any
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+
+    def tick(self, now: int) -> None:
+        """A second has passed."""
+
+    def close(self) -> None:
+        """Close, behind what is under way where the protocol has several requests at once."""
 
 
 class ProxySite(Site):
@@ -61,7 +78,7 @@ class ProxySite(Site):
         self._client_of = client_of
         self._fast = fast
         self._protocols = list(protocols)
-        self.channels: set[ProxyChannel | FastChannel] = set()
+        self.channels: set[ClientChannel] = set()
         self.ticks = 0
         self._tick_call: IDelayedCall | None = None
         self.closing = False
@@ -136,7 +153,7 @@ class ProxySite(Site):
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
-    def channel_opened(self, channel: ProxyChannel | FastChannel) -> None:
+    def channel_opened(self, channel: ClientChannel) -> None:
         """A connection began."""
         self.channels.add(channel)
         if self._tick_call is None:
@@ -150,7 +167,7 @@ class ProxySite(Site):
         if self.channels:
             self._tick_call = self.reactor.callLater(1.0, self._tick)
 
-    def channel_closed(self, channel: ProxyChannel | FastChannel) -> None:
+    def channel_closed(self, channel: ClientChannel) -> None:
         """A connection ended."""
         self.channels.discard(channel)
         if not self.channels and self._tick_call is not None:

@@ -155,7 +155,7 @@ class Contexts:
 
         Raises `BadHello`, or the Deferred fails with it, where there is no certificate.
         """
-        name = hello.server_name or address.removeprefix("::ffff:")
+        name = hello.server_name or address.removeprefix("::ffff:").partition("%")[0]
         now = self._now()
         certificate = self._table.find(name, self._moment())
         if certificate is not None:
