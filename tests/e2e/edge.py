@@ -32,7 +32,7 @@ class Edge(ProxyProcess):
             *("--https", f"tcp:{self.https_port}:interface=127.0.0.1"),
         )
         super().__init__(work, *ports, *options, **settings)
-        self.roots = work / "roots.pem"
+        self.roots = work / f"roots-{self.port}.pem"
         self.roots.write_text(root().pem)
         self._api: Api | None = None
 
