@@ -135,23 +135,19 @@ def _caught_up(connection: sa.Connection, known: Snapshot) -> Snapshot:
         return known
     if entries[0].number != known.number + 1:
         return _read(connection)
-    touched: dict[str, dict[str | None, None]] = {}
+    touched: dict[str, set[str]] = {}
     for entry in entries:
-        touched.setdefault(entry.kind, {})[entry.record_id] = None
+        touched.setdefault(entry.kind, set()).add(entry.record_id)
     now = attrs.evolve(known, number=entries[-1].number)
     for name, ids in touched.items():
         part = _PARTS[name]
         if None in ids:
             now = now._with_part(name, part.read(connection))
         else:
-            now = now._changed(_change_of(connection, part.kind, [key for key in ids if key is not None]))
+            # All that was touched goes, and what of it is there comes.
+            there = some_of(connection, part.kind, [*ids])
+            now = now._changed(Change(part.kind, there, [*ids]))
     return now
-
-
-def _change_of(connection: sa.Connection, kind: Kind[Any], ids: Sequence[str]) -> Change:
-    """The change that leads to what there is now, of records that were touched somehow."""
-    saved = some_of(connection, kind, ids)
-    return Change(kind, saved, sorted(set(ids) - {record.id for record in saved}))
 
 
 def _last_number(connection: sa.Connection) -> int:
