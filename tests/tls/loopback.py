@@ -355,7 +355,17 @@ class LoopbackTests(SynchronousTestCase):
         session: ssl.SSLSession | None = None,
     ) -> Client:
         """A client that asks for this name, and has said nothing yet."""
-        return Client(self.turn, self.connect(), context or client_context(), name, session)
+        return self.client_over(self.connect(), name, context, session)
+
+    def client_over(
+        self,
+        sock: socket.socket,
+        name: str | None = "x.com",
+        context: ssl.SSLContext | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> Client:
+        """The same over a connection that is there."""
+        return Client(self.turn, sock, context or client_context(), name, session)
 
     def open(
         self, name: str | None = "x.com", context: ssl.SSLContext | None = None

@@ -244,7 +244,8 @@ class TestTheFirstBytes(LoopbackTests):
         with patch.object(kind, "_look", counted):
             for _ in range(20):
                 self.reactor.iterate(0.01)
-        assert len(looks) <= 5
+        # The kernel tells of more bytes; where it cannot, we look now and then.
+        assert len(looks) <= (10 if self.unix else 0)
         client.sock.send(hello[100:])
         client.handshake()
 
@@ -807,7 +808,7 @@ class TestWaitingForACertificate(LoopbackTests):
     def test_nothing_is_looked_at_meanwhile(self) -> None:
         self.waiting()
         looks: list[int] = []
-        with patch.object(SecuredServer, "_look", lambda transport: looks.append(1)):
+        with patch.object(SecuredServer, "doRead", lambda transport: looks.append(1)):
             self.settle(turns=50)
         assert looks == []
 
@@ -863,7 +864,7 @@ class TestResumption(LoopbackTests):
         assert session is not None and session.has_ticket
         if between is not None:
             between()
-        again = Client(self.turn, self.connect(), context, second, session).handshake()
+        again = self.client(second, context, session).handshake()
         self.until(lambda: len(self.factory.built) == 2, again)
         served = self.factory.built.pop()
         again.send(b"again")
