@@ -3,11 +3,125 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import pathlib
 import sqlite3
+import subprocess
+import sys
 
+import pytest
 import requests
 
 from .api import Api
+from .proxy_process import environment
+from .waiting import wait_until
+
+_OPEN = """
+import json, pathlib, sys, time
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import react
+from onebackend_proxy.records import Route
+from onebackend_proxy.store import Vault, open_sqlite
+
+store = open_sqlite(pathlib.Path(sys.argv[1]), Vault("a key"), reactor, busy_seconds=20)
+"""
+FOLLOW = (
+    _OPEN
+    + """
+def heard(published):
+    print(json.dumps([time.time(), sorted(route.id for route in published.routes)]), flush=True)
+
+async def follow():
+    await store.follow(heard)
+    await Deferred()
+
+react(lambda _: ensureDeferred(follow()))
+"""
+)
+SAVE = (
+    _OPEN
+    + """
+async def save():
+    for name in sys.argv[2:]:
+        await store.save_routes([Route(name, "http://a")])
+    print(json.dumps(time.time()), flush=True)
+    await store.close()
+
+react(lambda _: ensureDeferred(save()))
+"""
+)
+
+
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own with the store open."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+@pytest.fixture
+def followers(tmp_path):
+    """Two processes that follow one store, each with the file of what it hears."""
+    started = []
+    for number in range(2):
+        heard = tmp_path / f"heard-{number}"
+        with heard.open("w") as out:
+            command = [sys.executable, "-c", FOLLOW, str(tmp_path / "proxy.sqlite")]
+            started.append((subprocess.Popen(command, stdout=out, env=environment()), heard))
+        wait_for(heard, [])
+    yield [heard for _process, heard in started]
+    for process, _heard in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(heard: pathlib.Path, ids: list[str]) -> float:
+    """When it heard of these routes as the last."""
+    last: list[list] = []
+
+    def there() -> bool:
+        *lines, _half = heard.read_text().split("\n")
+        last[:] = map(json.loads, lines[-1:])
+        return [routes for _at, routes in last] == [ids]
+
+    wait_until(there, f"{ids} are heard of")
+    at: float = last[0][0]
+    return at
+
+
+def test_a_change_by_one_process_reaches_the_others_within_a_second(tmp_path, followers):
+    saving = start(SAVE, str(tmp_path / "proxy.sqlite"), "a.example")
+    saved = json.loads(saving.communicate(timeout=30)[0])
+    for follower in followers:
+        assert wait_for(follower, ["a.example"]) - saved < 1
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path, followers):
+    sides = [[f"{side}-{number:02}.example" for number in range(15)] for side in "ab"]
+    saving = [start(SAVE, str(tmp_path / "proxy.sqlite"), *names) for names in sides]
+    for process in saving:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    for follower in followers:
+        wait_for(follower, [*sides[0], *sides[1]])
+
+
+def test_an_instance_that_another_proxy_registered_is_routed_to_within_a_second(new_proxy, node):
+    first = new_proxy()
+    second = new_proxy(folder=first.folder)
+    admin = Api(first.url).login()
+
+    def status() -> int:
+        return requests.get(f"{second.url}/shared-svc/", timeout=20).status_code
+
+    assert status() == 404
+    admin.add_instance(node.url, "shared-svc")
+    wait_until(lambda: status() == 200, "the other proxy routes to it", 1)
+    [instance] = admin.instances(slug="shared-svc")
+    admin.ok("DELETE", f"/registry-svc/instance/{instance['id']}")
+    wait_until(lambda: status() == 404, "the other proxy has forgotten it", 1)
+    for proxy in (first, second):
+        proxy.stop()
 
 
 def test_a_locked_database_stops_saves_but_not_traffic(new_proxy, node):
