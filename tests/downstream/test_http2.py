@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
 from h2 import events
@@ -181,9 +181,6 @@ class Http2Client:
         """Close the connection."""
         self.wire.peer_closes()
         self.clock.advance(0)
-        return [
-            int(event.error_code) for event in self.others if isinstance(event, events.ConnectionTerminated)
-        ]
 
 
 class Http2Tests(SynchronousTestCase):
@@ -222,7 +219,8 @@ class Http2Tests(SynchronousTestCase):
         assert len(self.plane.exchanges) == 0
         endpoints = list(self.plane.registry.endpoints())
         assert [endpoint.in_flight for endpoint in endpoints] == [0] * len(endpoints)
-        for channel in self.site.channels:
+        for each in self.site.channels:
+            channel = cast(Http2Channel, each)
             assert not channel.streams and not channel._ring and not channel._unsent
 
     def assert_refused(self, got: Got, status: int, contains: str = "") -> None:
@@ -423,7 +421,7 @@ class TestRefusals(Http2Tests):
                 assert got.reset == ErrorCodes.PROTOCOL_ERROR and not got.ended
 
     def test_what_the_common_rules_refuse(self) -> None:
-        for fields, named, status in (
+        cases: list[tuple[Any, dict[str, Any], int]] = [
             ((), {"authority": b"no host"}, 400),
             ((), {"path": b"/svc/x#y"}, 400),
             (((b"x", b"a\x01b"),), {}, 400),
@@ -434,7 +432,8 @@ class TestRefusals(Http2Tests):
             (tuple((b"x-%d" % count, b"") for count in range(DEFAULTS.head_fields + 1)), {}, 431),
             (tuple((b"via", b"1.1 onebackend-proxy") for _ in range(6)), {}, 508),
             ((), {"path": b"/nobody/x"}, 404),
-        ):
+        ]
+        for fields, named, status in cases:
             with self.subTest(status=status, named=named):
                 client = self.connect()
                 path = named.pop("path", b"/svc/x")
