@@ -27,8 +27,11 @@ from .errors import SettingError
 from .folder import ADMIN_PASSWORD
 from .options import refuse_to_start
 from .proxy import GRACE, ProxyService
+from .tls.endpoint import TlsEndpoint
 from .transports import accept_waiting, prepare_port
 
+LAST_HANDSHAKE = 1.0
+"""Seconds in which clients that have connected when the proxy stops may complete their handshakes."""
 LAST_WORDS = 1.0
 """Seconds more, in which those whose requests were cut off are told so."""
 
@@ -159,11 +162,20 @@ class ListeningService(Service):
             accept_waiting(port)
         stopping = [port.stopListening() or succeed(None) for _front, port in self._ports]
         self._ports = []
-        drained = [site.drain(GRACE + LAST_WORDS) for site in self.sites]
-        done = gatherResults([*stopping, *drained]).addCallback(self._close)
+        for site in self.sites:
+            site.closing = True
+        endpoints = [front.endpoint for front in self._fronts]
+        arriving = [
+            each.handshakes_done(LAST_HANDSHAKE) for each in endpoints if isinstance(each, TlsEndpoint)
+        ]
+        drained = gatherResults(arriving).addCallback(self._drain)
+        done = gatherResults([*stopping, drained]).addCallback(self._close)
         told: Deferred[None] = Deferred()
         self._proxy.wait_for(told)
         return done.addCallback(lambda _: told.callback(None))
+
+    def _drain(self, _: object) -> Deferred[Any]:
+        return gatherResults([site.drain(GRACE + LAST_WORDS) for site in self.sites])
 
     def cut(self) -> None:
         """Close all connections now."""

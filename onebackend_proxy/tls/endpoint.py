@@ -22,7 +22,7 @@ from ..limits import DEFAULTS
 from ..transports import ImmediateServer, ImmediateUnixServer, prepare_port
 from .client_hello import ClientHello
 from .contexts import Contexts
-from .transport import Chosen, Handshaking, SecuredServer, SecuredUnixServer
+from .transport import Chosen, Handshaking, SecuredServer, SecuredUnixServer, UnderWay
 
 _SECURED: dict[Any, Any] = {ImmediateServer: SecuredServer, ImmediateUnixServer: SecuredUnixServer}
 
@@ -47,11 +47,14 @@ class _Choice:
 class _HandshakeFactory(Factory):
     noisy = False
 
-    def __init__(self, factory: IProtocolFactory, choice: _Choice, timeout: float, reactor: Any) -> None:
+    def __init__(
+        self, factory: IProtocolFactory, choice: _Choice, timeout: float, reactor: Any, under_way: UnderWay
+    ) -> None:
         self._factory = factory
         self._choice = choice
         self._timeout = timeout
         self._reactor = reactor
+        self._under_way = under_way
 
     def doStart(self) -> None:
         self._factory.doStart()
@@ -60,7 +63,8 @@ class _HandshakeFactory(Factory):
         self._factory.doStop()
 
     def buildProtocol(self, addr: Any) -> Handshaking:
-        return Handshaking(self._choice, self._factory.buildProtocol, self._timeout, self._reactor)
+        build = self._factory.buildProtocol
+        return Handshaking(self._choice, build, self._timeout, self._reactor, self._under_way)
 
 
 @implementer(IStreamServerEndpoint)
@@ -82,6 +86,11 @@ class TlsEndpoint:
         self._endpoint = endpoint
         self._contexts = contexts
         self._timeout = timeout
+        self._under_way = UnderWay(reactor)
+
+    def handshakes_done(self, seconds: float) -> Deferred[None]:
+        """Fires when no handshake is under way, or after `seconds`: who closes a port may wait for them."""
+        return self._under_way.none(seconds)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See `twisted.internet.interfaces.IStreamServerEndpoint`."""
@@ -89,7 +98,7 @@ class TlsEndpoint:
         if IProtocolNegotiationFactory.providedBy(protocolFactory):
             protocols = protocolFactory.acceptableProtocols()
         choice = _Choice(self._contexts, tuple(protocols))
-        factory = _HandshakeFactory(protocolFactory, choice, self._timeout, self._reactor)
+        factory = _HandshakeFactory(protocolFactory, choice, self._timeout, self._reactor, self._under_way)
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
         return listening.addCallback(_secure, factory)
 

@@ -89,22 +89,63 @@ class Choice(Shape):
         """A connection ended before its handshake was complete."""
 
 
+class UnderWay:
+    """The handshakes of one endpoint that are not complete, and who waits until there are none."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._all: set[Handshaking] = set()
+        self._waiting: list[Deferred[None]] = []
+
+    def add(self, handshaking: Handshaking) -> None:
+        """One began."""
+        self._all.add(handshaking)
+
+    def discard(self, handshaking: Handshaking) -> None:
+        """One has ended."""
+        self._all.discard(handshaking)
+        if self._waiting and not self._all:
+            # Not before whoever has the connection then knows of it.
+            self._reactor.callLater(0, self._tell)
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    def none(self, seconds: float) -> Deferred[None]:
+        """Fires when none is left, or after `seconds`."""
+        waiter: Deferred[None] = Deferred()
+        if self._all:
+            self._waiting.append(waiter)
+            return waiter.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda *_: None)
+        waiter.callback(None)
+        return waiter
+
+
 class Handshaking(Protocol):
     """Stands in the place of a connection's protocol until its handshake is complete."""
 
     transport: Any
 
     def __init__(
-        self, choice: Choice, build: Callable[[Any], IProtocol | None], timeout: float, reactor: Any
+        self,
+        choice: Choice,
+        build: Callable[[Any], IProtocol | None],
+        timeout: float,
+        reactor: Any,
+        under_way: UnderWay,
     ) -> None:
         self.choice = choice
         self.build = build
         self._timeout = timeout
         self._reactor = reactor
+        self._under_way = under_way
         self._late: Any = None
 
     def connectionMade(self) -> None:
         """A client has `timeout` seconds to complete its handshake."""
+        self._under_way.add(self)
         self._late = self._reactor.callLater(self._timeout, self._too_late)
 
     def _too_late(self) -> None:
@@ -114,6 +155,7 @@ class Handshaking(Protocol):
 
     def done(self) -> None:
         """The handshake is complete, or the connection is gone."""
+        self._under_way.discard(self)
         if self._late is not None:
             self._late.cancel()
             self._late = None

@@ -46,6 +46,7 @@ class ProxyProcess:
         self.options = options
         # A variable that is None stays unset.
         self.variables: dict[str, str | None] = {"OB_ADMIN_PASSWORD": ADMIN_PASSWORD, **variables}
+        self.descriptors: tuple[int, ...] = ()
         self._log = work / f"proxy-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -61,10 +62,16 @@ class ProxyProcess:
 
     def start(self) -> ProxyProcess:
         """Start it and wait until it answers."""
-        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        self.spawn()
+        wait_until(self._answers, f"the proxy answers at {self.url}", 30)
+        return self
+
+    def spawn(self) -> None:
+        """Start it, and do not wait."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command("--listen", listen, "--folder", str(self.folder), *self.options),
+                self.arguments(),
+                pass_fds=self.descriptors,
                 cwd=self._work,
                 env=environment(
                     **{name: value for name, value in self.variables.items() if value is not None}
@@ -73,8 +80,11 @@ class ProxyProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(self._answers, f"the proxy answers at {self.url}", 30)
-        return self
+
+    def arguments(self) -> list[str]:
+        """The command line that starts it."""
+        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        return command("--listen", listen, "--folder", str(self.folder), *self.options)
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
