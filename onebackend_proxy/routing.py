@@ -23,6 +23,7 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PORT = re.compile(r":[0-9]*\Z")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
+_DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|\Z)")
 _SLASHES = re.compile(rb"/{2,}")
 # All of ASCII that a URL may hold, escapes too: only what is not ASCII is to be escaped.
 _KEPT = "%!#$&'()*+,/:;=?@[]~"
@@ -132,15 +133,17 @@ def redirect_location(prefix: str, to: str, path: str, target: bytes) -> bytes:
 
 
 def _unmatched(prefix: bytes, path: bytes, raw: bytes) -> bytes:
-    """What follows the prefix, byte for byte, unless the prefix was written otherwise: then that of `path`.
+    """What follows the prefix: byte for byte, or as in `path`, where dot segments are gone.
 
-    What begins as the prefix does can still be another place that leads back to it (``/a@evil/../a``).
+    What begins as the prefix does can still be another place, that leads back to it (``/a@evil/../a``).
     """
-    suffix = raw.removeprefix(prefix)
     wanted = path[len(prefix) :]
-    if suffix[:1] in b"/" and raw.startswith(prefix) and edge_path(suffix).encode("latin-1") == wanted:
-        return suffix
-    return wanted
+    if wanted[:1] not in b"/":
+        # ``*`` is no path.
+        return b""
+    suffix = raw.removeprefix(prefix)
+    dots = _DOT_SEGMENT.search(_ESCAPE.sub(_decode_unreserved, suffix))
+    return suffix if raw.startswith(prefix) and suffix[:1] in b"/" and not dots else wanted
 
 
 @functools.lru_cache(1024)

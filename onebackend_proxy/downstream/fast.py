@@ -221,6 +221,10 @@ class FastChannel(FastAnswers, Protocol):
             self._hand_over(data)
             return
         if isinstance(upstream, Answer):
+            if self._next == LENGTH and len(self._held) >= self._left:
+                # It is at hand whole: no reason to close.
+                self._held = self._held[self._left :]
+                self._next = NOTHING
             self.answer(upstream)
             return
         exchange = self._exchange = desk.exchanges.begin(self, request, upstream)
