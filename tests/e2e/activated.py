@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 import socket
 import sys
 from types import TracebackType
@@ -21,8 +22,23 @@ os.closerange(3 + len(moved), 200)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(moved)), "LISTEN_FDNAMES": names}
 os.execv(sys.argv[3], sys.argv[3:])
 """
-NAMES = ("onebackend-http", "onebackend-https", "onebackend-services")
-"""As in docs/systemd."""
+UNITS = pathlib.Path(__file__).parents[2] / "docs" / "systemd"
+"""The units that users install: what is in them is what these tests start."""
+SERVICE = UNITS / "onebackend-proxy.service"
+SOCKETS = tuple(UNITS / f"onebackend-proxy-{name}.socket" for name in ("http", "https", "services"))
+
+
+def settings_of(unit: pathlib.Path, name: str) -> list[str]:
+    """Every value that a unit gives to this setting."""
+    lines = [line.partition("=") for line in unit.read_text().splitlines()]
+    return [value for key, _, value in lines if key == name]
+
+
+def unit_options() -> list[str]:
+    """What the unit's command line has behind ``onebackend-proxy``."""
+    [line] = settings_of(SERVICE, "ExecStart")
+    words = shlex.split(line)
+    return words[words.index("onebackend-proxy") + 1 :]
 
 
 def _everywhere() -> socket.socket:
@@ -45,13 +61,13 @@ class ActivatedEdge(Edge):
 
     def arguments(self) -> list[str]:
         """See `ProxyProcess`: by way of a launcher that does what systemd does."""
-        domains = ["INET6" if each.family == socket.AF_INET6 else "INET" for each in self.sockets]
-        listening = []
-        for option, domain, name in zip(("--http", "--https", "--listen"), domains, NAMES, strict=True):
-            listening += [option, f"systemd:domain={domain}:name={name}"]
+        options = unit_options()
+        if not socket.has_dualstack_ipv6():
+            options = [option.replace("INET6", "INET") for option in options]
+        names = ":".join(settings_of(unit, "FileDescriptorName")[0] for unit in SOCKETS)
         numbers = ",".join(map(str, self.descriptors))
-        program = command(*listening, "--folder", str(self.folder), *self.options)
-        return [sys.executable, "-c", _LAUNCHER, ":".join(NAMES), numbers, *program]
+        program = command(*options, "--folder", str(self.folder), *self.options)
+        return [sys.executable, "-c", _LAUNCHER, names, numbers, *program]
 
     def restart(self) -> None:
         """As ``systemctl restart``: SIGTERM, wait for the end, start it with the same sockets."""

@@ -123,7 +123,7 @@ class Http2:
         self._leaving = False
         self._held = b""
         self._sock = self._connect()
-        config = h2.config.H2Configuration(client_side=True, header_encoding="ascii")
+        config = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
         self._h2.initiate_connection()
 
@@ -150,7 +150,9 @@ class Http2:
 
     def _is_the_end(self, event: h2.events.Event) -> bool:
         if isinstance(event, h2.events.ResponseReceived):
-            assert (":status", "200") in event.headers, event.headers
+            assert [str(value) for name, value in event.headers if name == ":status"] == ["200"], (
+                event.headers
+            )
         elif isinstance(event, h2.events.StreamReset):
             raise ConnectionError(f"reset with {event.error_code}")
         return isinstance(event, h2.events.StreamEnded)

@@ -256,9 +256,9 @@ def test_many_slow_hellos_do_not_disturb(new_edge, node, host):
         context = trusting(edge.roots)
         while time.monotonic() - began < 2.0:
             start = time.monotonic()
-            with connected(edge.https_port, host, context) as client:
-                client.sendall(GET % (b"x", host.encode()))
-                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            with connected(edge.https_port, host, context) as other:
+                other.sendall(GET % (b"x", host.encode()))
+                assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
             assert time.monotonic() - start < 1.0
             time.sleep(0.05)
         # Waiting costs nothing: it would be 2 seconds if it were done by looking again and again.
@@ -282,9 +282,15 @@ def test_clients_that_break_off_a_handshake_leave_nothing(edge, site, host):
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     for _turn in range(50):
-        break_off(False), break_off(True)
+        break_off(False)
+        break_off(True)
     before = edge.rss_kib()
-    threads = [threading.Thread(target=lambda: [break_off(True) for _turn in range(100)]) for _ in range(4)]
+
+    def break_off_often() -> None:
+        for _turn in range(100):
+            break_off(True)
+
+    threads = [threading.Thread(target=break_off_often) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

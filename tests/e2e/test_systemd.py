@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shlex
+import shutil
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
 
-from .activated import ActivatedEdge
+from onebackend_proxy.listening import LAST_HANDSHAKE, LAST_WORDS
+from onebackend_proxy.proxy import GRACE
+
+from .activated import SERVICE, SOCKETS, UNITS, ActivatedEdge, settings_of
 from .edge import Edge, shown_serial, trusting
 from .load import Http2, KeepAlive, Load, OneEach, plain, secure, under_way
 from .raw_backend import RawBackend
@@ -24,7 +31,6 @@ T = TypeVar("T")
 
 HOST = "x.test"
 RESTARTS = 3
-UNITS = pathlib.Path(__file__).parents[2] / "docs" / "systemd"
 
 
 @pytest.fixture
@@ -155,3 +161,50 @@ def test_a_restart_loses_no_connection_and_no_request(activated, nginx, slug):
     assert load.tallies["https_kept"].connections == RESTARTS + 1
     assert load.tallies["http2_kept"].connections == RESTARTS + 1
     activated.stop()
+
+
+# The units themselves.
+
+
+def test_the_units_belong_together():
+    names = " ".join(unit.name for unit in SOCKETS)
+    assert settings_of(SERVICE, "Sockets") == settings_of(SERVICE, "Requires") == [names]
+    assert {unit.name for unit in UNITS.iterdir()} == {SERVICE.name, *(unit.name for unit in SOCKETS)}
+    for unit in SOCKETS:
+        assert settings_of(unit, "Service") == [SERVICE.name]
+    assert [settings_of(unit, "ListenStream") for unit in SOCKETS] == [["80"], ["443"], ["127.0.0.1:11337"]]
+    [command_line] = settings_of(SERVICE, "ExecStart")
+    named = [word.partition("name=")[2] for word in shlex.split(command_line) if "name=" in word]
+    assert named == [settings_of(unit, "FileDescriptorName")[0] for unit in SOCKETS]
+
+
+def test_the_unit_waits_for_what_is_in_flight():
+    [seconds] = settings_of(SERVICE, "TimeoutStopSec")
+    assert int(seconds) > LAST_HANDSHAKE + GRACE + LAST_WORDS
+
+
+@pytest.fixture
+def installed_units(tmp_path):
+    """The units with a program that is there."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not on PATH: apt-get install systemd")
+    for unit in (SERVICE, *SOCKETS):
+        text = unit.read_text().replace("/opt/onebackend-proxy/bin/twistd", sys.executable)
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+def analyzed(*arguments: str) -> str:
+    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(installed_units):
+    assert analyzed("verify", "--man=no", *map(str, installed_units.glob("onebackend-proxy*"))) == ""
+
+
+def test_systemd_finds_the_service_well_contained(installed_units):
+    """On its scale from 0 to 10 everything below 2 is more than most have."""
+    unit = str(installed_units / SERVICE.name)
+    analyzed("security", "--offline=true", "--threshold=20", unit)
