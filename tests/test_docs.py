@@ -14,6 +14,7 @@ from onebackend_proxy.cli.main import cli
 from onebackend_proxy.downstream import channel, fast, lingering, request
 from onebackend_proxy.options import DEFAULT_LISTEN, SETTINGS
 from onebackend_proxy.options import LIMITS as LIMIT_SETTINGS
+from onebackend_proxy.tls import client_hello
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = sorted([TOP / "README.rst", *(TOP / "docs").glob("*.rst")])
@@ -81,6 +82,8 @@ LIMITS = {
     "a ``100 Continue`` that the service does not send": (exchange.CONTINUE_AFTER, 1, "1 s"),
     "an answer that its client does not take, at close": (lingering.LINGER_AT_MOST, 60, "60 s"),
     "read and dropped behind an early answer": (lingering.LINGER, 2, "2 s"),
+    "a ClientHello": (client_hello.MAX_HELLO, 16 * KIB, "16 KiB"),
+    "records that a ClientHello comes in": (client_hello.MAX_RECORDS, 16, "16"),
 }
 """By the words of the page: the limit in the code, what the page says in numbers, and how it says it."""
 
