@@ -58,10 +58,16 @@ class Edge(ProxyProcess):
         self.api.ok("PUT", "/proxy-svc/certs", {"certs": [{"cert": leaf.bundle}]})
         return leaf
 
-    def trust_local(self) -> None:
-        """From now on `roots` has the local authority's root, which is made when it is first asked for."""
+    def trust_local(self) -> pathlib.Path:
+        """From now on `roots` has the local authority's root, which is made when it is first asked for.
+
+        The file in which it stands alone.
+        """
         text = self.api.ok("GET", "/proxy-svc/local-authority")["cert"]
         self.roots.write_text(root().pem + text)
+        alone = self.roots.with_name(f"local-root-{self.port}.pem")
+        alone.write_text(text)
+        return alone
 
     def curl_command(self, url: str, *options: str) -> list[str]:
         """How curl is started for this URL, whose host is taken to be the edge, on its port of the scheme."""
