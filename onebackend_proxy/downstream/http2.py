@@ -31,6 +31,7 @@ from .http2_fields import LOGGED_VERSION, malformed, request_head, request_trail
 from .http2_frames import PATIENCE_PER_SECOND, RESET_COST, TURN, Fault, FrameReader, Patience
 from .http2_sending import MAX_UNSENT, Http2Sending
 from .http2_stream import Http2Stream
+from .lingering import LINGER
 from .peers import peer_of
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Http2Channel(Http2Sending, Protocol):
         self._proxied = proxied
         self.connection = _new_connection(site.limits.head_size)
         self._patience = Patience()
-        self._frames = FrameReader(self.streams, self._patience, 2 * site.limits.head_size)
+        self._frames = FrameReader(self.streams, self._unended, self._patience, 2 * site.limits.head_size)
         self._begun: list[Http2Stream] = []
 
     def __repr__(self) -> str:
@@ -185,7 +186,8 @@ class Http2Channel(Http2Sending, Protocol):
 
     def _request_received(self, event: events.RequestReceived) -> None:
         number = event.stream_id
-        if len(self.streams) >= MAX_STREAMS or (self._leaving and number > self._last):
+        under_way = len(self.streams) + len(self._unended)
+        if under_way >= MAX_STREAMS or (self._leaving and number > self._last):
             # Nothing was done for it: it may be made again (RFC 9113, 8.7).
             self.connection.reset_stream(number, ErrorCodes.REFUSED_STREAM)
             self._patience.spend(RESET_COST, "streams refused")
@@ -230,6 +232,9 @@ class Http2Channel(Http2Sending, Protocol):
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.body_received(event.data, event.flow_controlled_length)
+        elif event.stream_id in self._unended and event.flow_controlled_length:
+            # Dropped: more may come on the connection, but not of this.
+            self.connection.increment_flow_control_window(event.flow_controlled_length)
 
     def _trailers_received(self, event: events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
@@ -243,6 +248,7 @@ class Http2Channel(Http2Sending, Protocol):
             stream.request_ended(trailers)
 
     def _stream_ended(self, event: events.StreamEnded) -> None:
+        self._unended.pop(event.stream_id, None)
         stream = self.streams.get(event.stream_id)
         if stream is not None and not stream.request_over:
             stream.request_ended([])
@@ -250,6 +256,7 @@ class Http2Channel(Http2Sending, Protocol):
     def _stream_reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:
             self._patience.spend(RESET_COST, "streams that had to be reset")
+        self._unended.pop(event.stream_id, None)
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.give_up()
@@ -366,10 +373,18 @@ class Http2Channel(Http2Sending, Protocol):
                 self._warn()
             elif not self.streams and now - self._quiet_since > limits.keepalive_timeout:
                 self.close()
-            for stream in list(self.streams.values()):
-                if stream.exchange is None and now - stream.quiet_since >= limits.idle_timeout:
-                    # What is left of its answer is not taken.
-                    self.reset(stream, ErrorCodes.CANCEL)
+            self._tick_streams(now)
+
+    def _tick_streams(self, now: int) -> None:
+        for number, since in list(self._unended.items()):
+            if now - since >= LINGER:
+                del self._unended[number]
+                self.connection.reset_stream(number, ErrorCodes.NO_ERROR)
+        for stream in list(self.streams.values()):
+            if stream.exchange is None and now - stream.quiet_since >= self.site.limits.idle_timeout:
+                # What is left of its answer is not taken.
+                self.reset(stream, ErrorCodes.CANCEL)
+        self._write()
 
     def _tick_full(self, now: int) -> None:
         """A second has passed in which the client did not keep up: see `Lingering.tick_full`."""

@@ -69,13 +69,16 @@ class Patience:
 class FrameReader:
     """Holds what is no whole frame yet, and gives out the others one by one.
 
-    `streams` are the ids of those open now; `block_limit` is for the bytes of one header block, as it comes.
-    `went_away` says that the client has sent a GOAWAY, which `h2` does not get to see: it would not let us
-    finish the answers under way (RFC 9113, 6.8).
+    `streams` are the ids of those open now, `unended` of those whose request is dropped; `block_limit` is for
+    the bytes of one header block, as it comes. `went_away` says that the client has sent a GOAWAY, which `h2`
+    does not get to see: it would not let us finish the answers under way (RFC 9113, 6.8).
     """
 
-    def __init__(self, streams: Container[int], patience: Patience, block_limit: int) -> None:
+    def __init__(
+        self, streams: Container[int], unended: Container[int], patience: Patience, block_limit: int
+    ) -> None:
         self._streams = streams
+        self._unended = unended
         self._patience = patience
         self._block_limit = block_limit
         self._held = b""
@@ -155,7 +158,8 @@ class FrameReader:
             self._count_block(length, flags)
         elif kind == _DATA:
             padding = data[at + _HEADER] + 1 if flags & _PADDED and length else 0
-            if (length <= padding and not flags & _END_STREAM) or stream not in self._streams:
+            known = stream in self._streams or stream in self._unended
+            if not known or (length <= padding and not flags & _END_STREAM):
                 spend(EMPTY_COST, "DATA frames with nothing in them, or for streams that are closed")
         elif kind == _CONTINUATION:
             spend(1, "CONTINUATION frames")

@@ -45,6 +45,8 @@ class Http2Sending(Lingering):
 
     def __init__(self) -> None:
         self.streams: dict[int, Http2Stream] = {}
+        # Those whose answer is out, and whose request has no end; since when.
+        self._unended: dict[int, int] = {}
         # Those with something that may go out.
         self._ring: deque[Http2Stream] = deque()
 
@@ -142,10 +144,18 @@ class Http2Sending(Lingering):
         else:
             self._patience.earn(ANSWER_EARNS)
             if not stream.request_over:
-                # The rest of the request is not wanted (RFC 9113, 8.1).
-                self.connection.reset_stream(stream.number, ErrorCodes.NO_ERROR)
+                self._drop_rest(stream)
         stream.give_up()
         self._forget(stream)
+
+    def _drop_rest(self, stream: Http2Stream) -> None:
+        """The rest of the request is not wanted (RFC 9113, 8.1)."""
+        if stream.status >= 400:
+            # Told so at once, curl 7 does not look at the answer any more.
+            self._unended[stream.number] = self.site.ticks
+        else:
+            # Not told so, it waits for ever.
+            self.connection.reset_stream(stream.number, ErrorCodes.NO_ERROR)
 
     def _forget(self, stream: Http2Stream) -> None:
         """The stream is closed."""
@@ -162,7 +172,7 @@ class Http2Sending(Lingering):
         if self._reading or self._dropped:
             return
         self._write_made()
-        if self._leaving and not self.streams:
+        if self._leaving and not self.streams and not self._unended:
             self._drop()
 
     def _write_made(self, more: bytes = b"") -> None:

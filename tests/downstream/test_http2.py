@@ -457,6 +457,8 @@ class TestRefusals(Http2Tests):
         ):
             client = self.connect()
             got = self.refused(client, client.ask_raw(head, ended=False), 405)
+            self.pass_seconds(3)
+            client.flush()
             assert got.ended and got.reset == ErrorCodes.NO_ERROR
 
     def test_head_is_refused_without_a_body(self) -> None:
@@ -523,14 +525,46 @@ class TestBodyLimit(Http2Tests):
         client = self.connect()
         number = client.ask(b"/svc/x", (b"content-length", b"1001"), method=b"POST", ended=False)
         self.assert_refused(client.got(number), 413)
-        assert client.got(number).ended and client.got(number).reset == ErrorCodes.NO_ERROR
+        assert client.got(number).ended
+        self.pass_seconds(3)
+        assert client.got(number).reset == ErrorCodes.NO_ERROR
         self.assert_quiet()
+
+    def test_what_still_comes_is_dropped_for_a_while(self) -> None:
+        client = self.connect()
+        for _ in range(2 * CONNECTION_WINDOW // WINDOW):
+            number = client.ask(b"/svc/x", (b"content-length", b"99999"), method=b"POST", ended=False)
+            client.send(number, b"x" * 50000)
+            assert client.got(number).reset is None and client.room(number) < 16384
+        assert not client.wire.closed
+        client.send(number, b"x" * (WINDOW - 50000))
+        client.h2.reset_stream(number)
+        client.flush()
+        assert number not in client.channel._unended
+        assert client.h2.outbound_flow_control_window > CONNECTION_WINDOW // 2
+        assert client.went_away == [] and self.upstream.connecting == []
+
+    def test_those_count_among_the_streams(self) -> None:
+        client = self.connect()
+        numbers = [
+            client.ask(b"/svc/x", (b"content-length", b"1001"), method=b"POST", ended=False)
+            for _ in range(MAX_STREAMS)
+        ]
+        client.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1000
+        client.h2.remote_settings.acknowledge()
+        assert client.got(client.ask()).reset == ErrorCodes.REFUSED_STREAM
+        client.send(numbers[0], b"x" * 1001, True)
+        assert client.got(client.ask()).reset is None
+        self.pass_seconds(3)
+        assert client.got(numbers[1]).reset == ErrorCodes.NO_ERROR and client.channel._unended == {}
 
     def test_one_that_is_not(self) -> None:
         client, number, service = self.begin(method=b"POST", body=b"x" * 999, ended=False)
         client.send(number, b"xx")
         self.assert_refused(client.got(number), 413)
-        assert client.got(number).ended and client.got(number).reset == ErrorCodes.NO_ERROR
+        assert client.got(number).ended
+        self.pass_seconds(3)
+        assert client.got(number).reset == ErrorCodes.NO_ERROR
         assert service.aborted
         self.assert_quiet()
         other = client.ask()
@@ -629,6 +663,7 @@ class TestAnswers(Http2Tests):
         client, number, service = self.begin(method=b"POST", body=b"x", ended=False)
         self.pass_seconds(62)
         self.assert_refused(client.got(number), 408)
+        self.pass_seconds(3)
         assert client.got(number).reset == ErrorCodes.NO_ERROR and service.aborted
         self.assert_quiet()
 

@@ -40,7 +40,7 @@ BEGIN = PREFACE + frame(SETTINGS)
 
 def reader(open_streams: tuple[int, ...] = (1,), block_limit: int = 1000) -> FrameReader:
     """A reader that has had the preface, with all its patience."""
-    made = FrameReader(open_streams, Patience(), block_limit)
+    made = FrameReader(open_streams, (), Patience(), block_limit)
     made.add(BEGIN)
     assert made.next() == BEGIN
     made._patience.left = PATIENCE
@@ -62,7 +62,7 @@ def test_whole_frames_come_out_one_by_one() -> None:
 
 
 def test_what_it_waits_for() -> None:
-    made = FrameReader((), Patience(), 1000)
+    made = FrameReader((), (), Patience(), 1000)
     made.add(BEGIN[:30])
     assert made.next() == b"" and (made.in_head, made.in_frame) == (True, True)
     assert taken(made, BEGIN[30:]) == [BEGIN] and not made.in_head
@@ -91,7 +91,7 @@ def test_what_it_waits_for() -> None:
     ],
 )
 def test_what_ends_the_connection(data: bytes, code: ErrorCodes) -> None:
-    made = FrameReader((), Patience(), 1000)
+    made = FrameReader((), (), Patience(), 1000)
     made.add(data)
     with pytest.raises(Fault) as caught:
         list(iter(made.next, b""))
@@ -165,7 +165,7 @@ FRAMES = st.builds(
 
 def run(several: list[bytes]) -> Any:
     """What comes of these pieces, and how it ends."""
-    made = FrameReader((1, 3), Patience(), 100)
+    made = FrameReader((1,), (3,), Patience(), 100)
     out: list[bytes] = []
     for piece in several:
         made.add(piece)

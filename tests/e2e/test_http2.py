@@ -173,6 +173,23 @@ def test_curl_uploads_what_is_large(edge: Edge, served, tmp_path: pathlib.Path, 
     assert got.body.decode() == hashlib.sha256(content).hexdigest()
 
 
+def test_curl_sees_a_refusal_within_its_upload(new_edge, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "upload"
+    file.write_bytes(bytes(5 * MIB))
+    edge = new_edge("--body-limit", "1MB")
+
+    def script(connection: Connection) -> None:
+        while connection.receive():
+            pass
+
+    with RawBackend(script) as backend:
+        edge.route("small.test", backend.url)
+        edge.certify("small.test")
+        for more in ((), ("--header", "Content-Length:")):
+            got = edge.curl("https://small.test/", "--http2", "--upload-file", str(file), *more)
+            assert (got.version, got.status) == ("2", 413)
+
+
 def test_curl_sees_early_hints_and_an_error_where_an_answer_breaks_off(edge: Edge, served) -> None:
     def script(connection: Connection) -> None:
         connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
