@@ -50,7 +50,7 @@ class Port(PlainPort):
     def stopReading(self) -> None:
         self.reading = False
 
-    def stopListening(self) -> None:
+    def stopListening(self, connDone: Any = None) -> Any:
         self.closed = True
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import ssl
 import stat
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.address import IPv4Address
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -46,10 +46,7 @@ class Tests(SynchronousTestCase):
         self.reactor: Any = Reactor()
         self.reactor.advance(making.now().timestamp())
         self.logged: list[str] = []
-
-        def observer(event: Any) -> None:
-            self.logged.append(formatEvent(event))
-
+        observer = cast(ILogObserver, lambda event: self.logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
@@ -119,7 +116,7 @@ class TestEdgeCertificates(Tests):
         certificates = self.certificates()
         self.successResultOf(certificates.local_root())
         assert any("local authority's root cannot be written" in line for line in self.logged)
-        assert self.chosen(certificates, "localhost")
+        assert self.chosen(certificates, "localhost").certificate.id == "localhost"
 
     def test_an_authority_that_cannot_be_read_now_is_read_later(self) -> None:
         certificates = self.certificates()
@@ -181,7 +178,7 @@ class TestWriteAtomically(Tests):
         def fails(*arguments: Any) -> None:
             raise OSError("the disk is full")
 
-        self.patch(edge_certificates.os, "replace", fails)
+        self.patch(os, "replace", fails)
         with self.assertRaises(OSError):
             write_atomically(path, "after")
         assert path.read_text() == "before"

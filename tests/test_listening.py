@@ -240,7 +240,7 @@ class TestEdgePorts(AssemblyTests):
 
     def test_what_cannot_be_had_is_one_line(self) -> None:
         denied = OSError(13, "Permission denied")
-        for error, changes, wanted in (
+        cases: tuple[tuple[OSError, dict[str, Any], str], ...] = (
             (OSError(98, "Address already in use"), {}, "--http-port 80: [Errno 98] Address already in use"),
             (
                 PermissionError(*denied.args),
@@ -252,7 +252,8 @@ class TestEdgePorts(AssemblyTests):
                 {"http": "tcp:80:interface=127.0.0.1"},
                 "--http tcp:80:interface=127.0.0.1: [Errno 13] Permission denied (ports below",
             ),
-        ):
+        )
+        for error, changes, wanted in cases:
             self.reactor = Reactor()
             self.reactor.failures[80] = error
             refusals: list[str] = []

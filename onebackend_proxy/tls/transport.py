@@ -324,7 +324,7 @@ class _Secured(Immediate):
         if error == _lib.SSL_ERROR_WANT_WRITE:
             # It has something of its own to say first, and the socket is readable all the while.
             self._unblock_by_write = True
-            self.stopReading()
+            super().stopReading()
             self.startWriting()
             return None
         _lib.ERR_clear_error()
@@ -334,10 +334,13 @@ class _Secured(Immediate):
         """See `twisted.internet.interfaces.IWriteDescriptor`."""
         if self._unblock_by_write:
             self._unblock_by_write = False
-            if not (self.dataBuffer or self._tempDataBuffer or self.disconnecting):
+            ending = self.disconnecting or (self._writeDisconnecting and not self._writeDisconnected)
+            if not (self.dataBuffer or self._tempDataBuffer or ending):
                 self.stopWriting()
-            if not self.disconnecting:
-                self.startReading()
+            if not self._reading:
+                # Nobody wants to read any more.
+                return None
+            super().startReading()
             return self.doRead()
         return super().doWrite()
 

@@ -11,7 +11,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -21,7 +21,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
@@ -142,6 +142,13 @@ def client_context(*roots: str) -> ssl.SSLContext:
     return ssl.create_default_context(cadata="".join(roots) or root().pem)
 
 
+def versions(version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A client that speaks this version only."""
+    context = client_context()
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
 class Client:
     """One client, whose bytes move when the reactor turns."""
 
@@ -212,6 +219,14 @@ class Client:
         self.until(self.tls.do_handshake)
         return self
 
+    def begin(self) -> bytes:
+        """Make the ClientHello, and leave it to the test to send."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        return self._out.read()
+
     def send(self, data: bytes) -> Client:
         """Encrypt and send; what does not fit goes out while the reactor turns."""
         self.tls.write(data)
@@ -279,10 +294,7 @@ class LoopbackTests(SynchronousTestCase):
         self.sockets: list[socket.socket] = []
         self.port: Any = None
         self.logged: list[str] = []
-
-        def observer(event: Any) -> None:
-            self.logged.append(formatEvent(event))
-
+        observer = cast(ILogObserver, lambda event: self.logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 

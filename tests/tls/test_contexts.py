@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.tls.client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, BadHello, ClientHello
@@ -23,10 +23,7 @@ class ContextsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.logged: list[str] = []
-
-        def observer(event: Any) -> None:
-            self.logged.append(formatEvent(event))
-
+        observer = cast(ILogObserver, lambda event: self.logged.append(formatEvent(event)))
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
@@ -45,7 +42,7 @@ class ContextsTests(SynchronousTestCase):
         except BadHello as error:
             return error.alert
         assert isinstance(found, Deferred)
-        return self.failureResultOf(found, BadHello).value.alert  # type: ignore[no-any-return]
+        return self.failureResultOf(found, BadHello).value.alert
 
 
 class TestChoosing(ContextsTests):

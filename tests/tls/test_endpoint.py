@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface.verify import verifyObject
 
 from onebackend_proxy.tls.endpoint import TlsEndpoint
@@ -28,7 +28,7 @@ class TestTlsEndpoint(LoopbackTests):
     def test_it_is_an_endpoint(self) -> None:
         endpoint = self.endpoint(serverFromString(self.reactor, "tcp:0:interface=127.0.0.1"))
         verifyObject(IStreamServerEndpoint, endpoint)
-        self.port = self.successResultOf(endpoint.listen(Factory.forProtocol(Factory)))
+        self.port = self.successResultOf(endpoint.listen(Factory.forProtocol(Protocol)))
         assert IListeningPort.providedBy(self.port)
 
     def test_the_factory_is_started_and_stopped(self) -> None:
@@ -121,3 +121,50 @@ class TestTlsEndpoint(LoopbackTests):
         self.certificates.publish(record("y.com"))
         _client, served = self.open("y.com")
         assert served.transport.certificate.id == "y.com"
+
+
+class TestHandshakesUnderWay(LoopbackTests):
+    """Who closes a port may wait for those that have come, for a while."""
+
+    def endpoint(self) -> TlsEndpoint:
+        inner = serverFromString(self.reactor, "tcp:0:interface=127.0.0.1")
+        endpoint = TlsEndpoint(self.clock, inner, self.certificates.contexts)
+        self.port = self.successResultOf(endpoint.listen(self.factory))
+        return endpoint
+
+    def test_there_are_none(self) -> None:
+        endpoint = self.endpoint()
+        self.successResultOf(endpoint.handshakes_done(1))
+        self.open()
+        self.successResultOf(endpoint.handshakes_done(1))
+
+    def test_when_the_last_is_complete_and_its_protocol_is_there(self) -> None:
+        endpoint = self.endpoint()
+        clients = [self.client() for _ in range(2)]
+        for client in clients:
+            client.sock.send(client.begin())
+        self.until(lambda: all(client.wire for client in clients), *clients)
+        done = [endpoint.handshakes_done(1) for _ in range(2)]
+        clients[0].handshake()
+        self.settle(*clients)
+        self.clock.advance(0)
+        for each in done:
+            self.assertNoResult(each)
+        clients[1].break_off()
+        self.settle(clients[0])
+        self.clock.advance(0)
+        assert len(self.factory.built) == 1
+        for each in done:
+            self.successResultOf(each)
+
+    def test_not_for_ever(self) -> None:
+        endpoint = self.endpoint()
+        self.connect()
+        self.settle()
+        done = endpoint.handshakes_done(1)
+        self.clock.advance(0.9)
+        self.assertNoResult(done)
+        self.clock.advance(0.2)
+        self.successResultOf(done)
+        # The client may go on all the same.
+        assert len(self.clock.getDelayedCalls()) == 1
