@@ -7,16 +7,14 @@ its requests what all other rules are written for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
+from h2.settings import SettingCodes
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -27,8 +25,9 @@ from ..headers import OutgoingRequest, prepare_request
 from ..messages import Answer, RequestHead
 from ..transports import make_immediate
 from .answers import report_refusal
+from .http2_connection import MAX_STREAMS, bound_encoder, list_size, new_connection
 from .http2_fields import LOGGED_VERSION, malformed, request_head, request_trailers
-from .http2_frames import PATIENCE_PER_SECOND, RESET_COST, TURN, Fault, FrameReader, Patience
+from .http2_frames import LARGE_COST, PATIENCE_PER_SECOND, RESET_COST, TURN, Fault, FrameReader, Patience
 from .http2_sending import MAX_UNSENT, Http2Sending
 from .http2_stream import Http2Stream
 from .lingering import LINGER
@@ -37,51 +36,6 @@ from .peers import peer_of
 if TYPE_CHECKING:
     from .resources import Proxied
     from .site import ProxySite
-
-MAX_STREAMS = 100
-"""Requests under way on one connection; more are refused, and may be made again (RFC 9113, 5.1.2)."""
-TOO_MANY_STREAMS = 200
-"""Streams at which `h2` ends the connection: a client may not have read our settings yet."""
-WINDOW = 65535
-"""Bytes of one request's body that may be on their way."""
-CONNECTION_WINDOW = 1024 * 1024
-"""Bytes of all bodies together that may be on their way: many that wait hold up the others."""
-TABLE_SIZE = 4096
-"""Bytes of fields that answers refer back to, however many more a client would remember (RFC 7541, 4.2)."""
-
-# What h2 would check in requests is checked in http2_fields; what goes out is ours, or checked in `headers`.
-_CONFIG = H2Configuration(
-    client_side=False,
-    validate_inbound_headers=False,
-    normalize_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-)
-
-
-def _new_connection(head_size: int) -> H2Connection:
-    """The server's side of a connection, which has said its settings."""
-    connection = H2Connection(_CONFIG)
-    connection.local_settings = Settings(
-        client=False,
-        initial_values={
-            SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-            SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
-            SettingCodes.MAX_HEADER_LIST_SIZE: head_size,
-        },
-    )
-    connection.initiate_connection()
-    connection.increment_flow_control_window(CONNECTION_WINDOW - WINDOW)
-    # What was announced is kept to here, with an answer; where h2 keeps to it, the connection ends.
-    connection.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = TOO_MANY_STREAMS
-    connection.local_settings.acknowledge()
-    connection.decoder.max_header_list_size = 2 * head_size
-    return connection
-
-
-def _list_size(fields: Sequence[Any]) -> int:
-    """The size of a header list, as MAX_HEADER_LIST_SIZE counts it (RFC 9113, 6.5.2)."""
-    return sum(len(name) + len(value) for name, value in fields) + 32 * len(fields)
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -97,7 +51,7 @@ class Http2Channel(Http2Sending, Protocol):
         super().__init__()
         self.site = site
         self._proxied = proxied
-        self.connection = _new_connection(site.limits.head_size)
+        self.connection = new_connection(site.limits.head_size)
         self._patience = Patience()
         self._frames = FrameReader(self.streams, self._unended, self._patience, 2 * site.limits.head_size)
         self._begun: list[Http2Stream] = []
@@ -204,7 +158,8 @@ class Http2Channel(Http2Sending, Protocol):
                 stream.broken = True
                 self._patience.spend(RESET_COST, "malformed requests")
                 raise BadRequest(malformed(flaw))
-            if _list_size(event.headers) > self.site.limits.head_size:
+            if list_size(event.headers) > self.site.limits.head_size:
+                self._patience.spend(LARGE_COST, "heads over the limit")
                 raise HeadTooLarge(f"the head is over {self.site.limits.head_size} bytes")
             self._request(stream, head)
         except ProxyError as error:
@@ -273,13 +228,7 @@ class Http2Channel(Http2Sending, Protocol):
             for stream in self.streams.values():
                 if stream.blocked:
                     self._queue(stream)
-        encoder = self.connection.encoder
-        if encoder.header_table_size > TABLE_SIZE:
-            encoder.header_table_size = TABLE_SIZE
-        changes = encoder.table_size_changes
-        if len(changes) > 1:
-            # The least of them, and the last, may stand in front of a head (RFC 7541, 4.2).
-            encoder.table_size_changes = sorted({min(changes), changes[-1]})
+        bound_encoder(self.connection.encoder)
         self._pump()
 
     def _fail(self, code: ErrorCodes, reason: str) -> None:

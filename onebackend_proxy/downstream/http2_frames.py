@@ -25,6 +25,8 @@ PATIENCE_PER_SECOND = 100
 """Points that come back each second, until it has all of them again."""
 RESET_COST = 4
 """Points that a stream costs which the client resets, or makes us reset (CVE-2023-44487, CVE-2025-8671)."""
+LARGE_COST = 20
+"""Points for a head that is unpacked only to be refused for its size."""
 SETTINGS_COST = 5
 EMPTY_COST = 4
 """Points for a DATA frame with nothing in it."""

@@ -20,7 +20,8 @@ from zope.interface import directlyProvides
 from onebackend_proxy import ProxySite
 from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.downstream.fast import FastChannel
-from onebackend_proxy.downstream.http2 import CONNECTION_WINDOW, MAX_STREAMS, WINDOW, Http2Channel
+from onebackend_proxy.downstream.http2 import Http2Channel
+from onebackend_proxy.downstream.http2_connection import CONNECTION_WINDOW, MAX_STREAMS, WINDOW
 from onebackend_proxy.downstream.http2_frames import TURN
 from onebackend_proxy.exchange import MAX_HELD
 from onebackend_proxy.limits import DEFAULTS, Limits

@@ -11,7 +11,7 @@ from h2.errors import ErrorCodes
 from hpack import Encoder
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from onebackend_proxy.downstream.http2 import CONNECTION_WINDOW, MAX_STREAMS, WINDOW
+from onebackend_proxy.downstream.http2_connection import CONNECTION_WINDOW, MAX_STREAMS, WINDOW
 from onebackend_proxy.downstream.http2_frames import MAX_FRAME, MAX_SETTINGS, PATIENCE, RESET_COST
 from onebackend_proxy.limits import DEFAULTS, Limits
 
@@ -351,6 +351,15 @@ class TestSmallHeads(Floods):
     def test_an_hpack_bomb(self) -> None:
         client = self.connect()
         client.wire.receive(frame(HEADERS, BLOCK + b"\x84" * 100, END_HEADERS | END_STREAM, 1))
+        self.assert_calmed(client)
+
+    def test_heads_that_are_unpacked_only_to_be_refused(self) -> None:
+        client = self.connect()
+        large = BLOCK + b"\x84" * 30
+        self.flood(
+            client, (frame(HEADERS, large, END_HEADERS | END_STREAM, n) for n in itertools.count(1, 2)), 70
+        )
+        assert {entry.status for entry in self.ended} <= {431, 499}
         self.assert_calmed(client)
 
     def test_a_block(self) -> None:
