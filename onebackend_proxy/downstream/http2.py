@@ -154,13 +154,13 @@ class Http2Channel(Http2Sending, Protocol):
         if self._served == self.site.limits.keepalive_requests:
             self._warn()
         try:
+            if list_size(event.headers) > self.site.limits.head_size:
+                self._patience.spend(LARGE_COST, "heads over the limit")
+                raise HeadTooLarge(f"the head is over {self.site.limits.head_size} bytes")
             if flaw:
                 stream.broken = True
                 self._patience.spend(RESET_COST, "malformed requests")
                 raise BadRequest(malformed(flaw))
-            if list_size(event.headers) > self.site.limits.head_size:
-                self._patience.spend(LARGE_COST, "heads over the limit")
-                raise HeadTooLarge(f"the head is over {self.site.limits.head_size} bytes")
             self._request(stream, head)
         except ProxyError as error:
             head.version = LOGGED_VERSION
