@@ -301,6 +301,14 @@ class TestEdgePorts(AssemblyTests):
             self.successResultOf(each)
         assert self.reactor.getDelayedCalls() == []
 
+    def test_who_waits_to_be_accepted_is_accepted_before_the_port_closes(self) -> None:
+        accepted: list[bool] = []
+        self.patch(listening_module, "accept_waiting", lambda port: accepted.append(port.closed))
+        proxy, listening = self.started(edge=True)
+        listening.stopService()
+        proxy.stopService()
+        assert accepted == [False] * 3
+
     def test_and_who_is_idle_is_closed_a_second_later(self) -> None:
         proxy, listening = self.started(edge=True)
         clients = [self.connect(listening, number) for number in range(3)]

@@ -22,6 +22,7 @@ from onebackend_proxy.transports import (
     MAX_ACCEPTED,
     MAX_AT_ONCE,
     NOT_SENT,
+    accept_waiting,
     make_immediate,
     prepare_port,
 )
@@ -459,3 +460,48 @@ class TestFairPort(SynchronousTestCase):
             client.close()
         for _ in range(5):
             reactor.iterate(0.01)
+
+
+class TestAcceptWaiting(SynchronousTestCase):
+    """Who has connected when the port is to close is served yet."""
+
+    def setUp(self) -> None:
+        self.reactor: Any = EPollReactor()
+        self.addCleanup(self.reactor._poller.close)
+        self.factory = Listeners()
+        self.port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")
+        prepare_port(self.port)
+        self.clients: list[socket.socket] = []
+
+    def connect(self, count: int) -> None:
+        address = ("127.0.0.1", self.port.getHost().port)
+        self.clients += [socket.create_connection(address) for _ in range(count)]
+
+    def end(self) -> None:
+        self.port.connectionLost(Failure(ConnectionDone()))
+        for client, protocol in zip(self.clients, self.factory.built, strict=False):
+            cast(Any, protocol.transport).write(b"hello")
+            assert client.recv(10) == b"hello"
+        for client in self.clients:
+            client.close()
+        for _ in range(5):
+            self.reactor.iterate(0)
+
+    def test_all_of_them_however_many(self) -> None:
+        self.connect(5 * MAX_ACCEPTED + 1)
+        assert self.factory.built == []
+        accept_waiting(self.port)
+        assert len(self.factory.built) == len(self.clients)
+        self.end()
+
+    def test_nobody(self) -> None:
+        accept_waiting(self.port)
+        assert self.factory.built == []
+        self.end()
+
+    def test_also_where_the_port_was_paused(self) -> None:
+        self.port.stopReading()
+        self.connect(3)
+        accept_waiting(self.port)
+        assert len(self.factory.built) == 3
+        self.end()

@@ -422,8 +422,8 @@ class TestPort80(EdgeTests):
                 assert (answer.status, answer.field(b"Location")) == (308, [wanted])
 
     def test_unknown_hosts_and_no_path(self) -> None:
-        plane = self.edge(Route("x.com", "http://10.0.0.1"))
-        for host in (b"y.com", b"10.0.0.1", b"x.com.evil.com", b"127.1"):
+        plane = self.edge(Route("x.com", "http://10.0.0.1"), Redirect("r.com/old", "https://x.com"))
+        for host in (b"y.com", b"10.0.0.1", b"x.com.evil.com", b"127.1", b"r.com"):
             answer = self.answer(plane, host)
             assert answer.status == 404 and answer.field(b"Location") == []
         assert self.answer(plane, b"x.com", b"*", b"OPTIONS").status == 400

@@ -173,6 +173,9 @@ class TestAFullSocket(LoopbackTests):
     def test_the_handshake_goes_on_when_there_is(self) -> None:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             client = self.blocked(version)
+            if version == ssl.TLSVersion.TLSv1_3:
+                # What it may say at any time: the socket is readable, but that is no reason to try again.
+                client.sock.send(bytes.fromhex("14 03 03 00 01 01"))
             calls: list[int] = []
             plain = SecuredUnixServer.doRead
 
@@ -223,6 +226,21 @@ class TestAFullSocket(LoopbackTests):
             served.transport._why(self.wants_write(served.transport))
             served.transport.loseWriteConnection() if half else served.transport.loseConnection()
             assert client.read_all() == b""
+
+    def test_the_whole_end_after_half_of_it_that_found_no_room(self) -> None:
+        client, served = self.open()
+        plain, calls = openssl.SSL_shutdown, []
+
+        def shutdown(ssl_object: Any) -> int:
+            calls.append(1)
+            return self.wants_write(served.transport) if len(calls) == 1 else int(plain(ssl_object))
+
+        self.patch(openssl, "SSL_shutdown", shutdown)
+        served.transport.loseWriteConnection()
+        self.until(lambda: calls)
+        served.transport.loseConnection()
+        assert client.read_all() == b""
+        assert len(calls) == 2
 
     def wants_write(self, transport: Any) -> int:
         """What OpenSSL returned when the kernel had no room."""
