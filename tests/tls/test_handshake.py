@@ -237,7 +237,7 @@ class TestAFullSocket(LoopbackTests):
 
         self.patch(openssl, "SSL_shutdown", shutdown)
         served.transport.loseWriteConnection()
-        self.until(lambda: calls)
+        self.until(lambda: calls, client)
         served.transport.loseConnection()
         assert client.read_all() == b""
         assert len(calls) == 2
