@@ -75,8 +75,7 @@ class Http2Sending(Lingering):
 
     def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:
         """Break this stream off; the others go on."""
-        if not stream.over:
-            self.connection.reset_stream(stream.number, code)
+        self.connection.reset_stream(stream.number, code)
         stream.give_up()
         self._forget(stream)
         self._write()

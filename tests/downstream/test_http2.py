@@ -491,6 +491,17 @@ class TestRefusals(Http2Tests):
             assert service.aborted
             self.assert_quiet()
 
+    def test_malformed_trailers_behind_the_answer_are_nothing(self) -> None:
+        client = self.connect()
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        number = client.ask(method=b"POST", ended=False)
+        self.upstream.accept().answer(b"hello")
+        client.h2.send_headers(number, [(b"X-Sum", b"1")], end_stream=True)
+        client.h2.increment_flow_control_window(10, number)
+        got = client.got(number)
+        assert (got.status, got.body, got.ended, got.reset) == (200, b"hello", True, None)
+        self.assert_quiet()
+
     def test_nothing_that_is_not_proxied_is_served(self) -> None:
         class Nothing:
             desk = self.plane.resource.desk
@@ -544,6 +555,16 @@ class TestBodyLimit(Http2Tests):
         assert number not in client.channel._unended
         assert client.h2.outbound_flow_control_window > CONNECTION_WINDOW // 2
         assert client.went_away == [] and self.upstream.connecting == []
+
+    def test_a_connection_that_closes_waits_for_those_that_are_still_sending(self) -> None:
+        client = self.connect()
+        number = client.ask(b"/svc/x", (b"content-length", b"1001"), method=b"POST", ended=False)
+        client.channel.close()
+        self.clock.advance(0)
+        assert not client.wire.closed
+        client.h2.send_headers(number, [(b"x-sum", b"1")], end_stream=True)
+        self.assert_refused(client.got(number), 413)
+        assert client.wire.closed and client.went_away == [ErrorCodes.NO_ERROR]
 
     def test_those_count_among_the_streams(self) -> None:
         client = self.connect()
@@ -983,6 +1004,10 @@ class TestConnections(Http2Tests):
         assert service.aborted
         self.pass_seconds(3)
         assert not client.wire.connected and not self.site.channels
+
+    def test_its_repr_tells_what_it_is_at(self) -> None:
+        client, _number, _service = self.begin()
+        assert repr(client.channel).startswith("<Http2Channel of 192.0.2.7: [<Http2Stream 1: <Exchange GET")
 
     def test_a_stream_that_is_reset_cancels_its_request_at_once(self) -> None:
         client, number, service = self.begin()
