@@ -23,7 +23,7 @@ from ..http1 import check_begun, request_head
 from ..messages import CHUNKED, NO_BODY, Answer, RequestHead
 from ..transports import make_immediate
 from .answers import report_refusal
-from .channel import MAX_WAITING
+from .channel import MAX_WAITING, ProxyChannel
 from .fast_answers import BYTES, CHUNKS, DROPPED, HEAD, LENGTH, NOTHING, UNKNOWN, FastAnswers
 from .peers import peer_of
 from .resources import Proxied
@@ -328,7 +328,9 @@ class FastChannel(FastAnswers, Protocol):
     def readConnectionLost(self) -> None:
         """The client sends nothing more: in a tunnel the service's half goes on, else it counts as gone."""
         if self._handed_over is not None:
-            self._handed_over.close()
+            # twisted.web's channel does nothing but wait.
+            over = self._handed_over
+            (over.close if isinstance(over, ProxyChannel) else over.readConnectionLost)()
         elif self._next == BYTES and self._exchange is not None:
             self._exchange.request_ended([])
         else:

@@ -997,6 +997,21 @@ class TestConnections(Http2Tests):
         assert not self.site.channels
         assert [call for call in self.clock.getDelayedCalls() if call.active()] == []
 
+    def test_so_it_does_where_the_fast_plane_has_handed_it_over(self) -> None:
+        wire = Wire(self.clock)
+        directlyProvides(wire, ISSLTransport)
+        wire.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
+        wire.attach(FastChannel(self.site, self.plane.resource))
+        client = H2Connection(CLIENT)
+        client.initiate_connection()
+        fields = (b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"x"), (b":path", b"/svc/x")
+        client.send_headers(1, fields, end_stream=True)
+        wire.receive(client.data_to_send())
+        service = self.upstream.accept()
+        wire.peer_ends()
+        assert service.aborted
+        self.assert_quiet()
+
     def test_a_client_that_closes_its_half_counts_as_gone(self) -> None:
         client, _number, service = self.begin()
         client.wire.peer_ends()
