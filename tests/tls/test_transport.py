@@ -20,7 +20,7 @@ from zope.interface import directlyProvides
 from onebackend_proxy.tls.transport import RECORD, SecuredServer
 
 from ..wire import Producer
-from .loopback import Client, LoopbackTests, versions
+from .loopback import Client, LoopbackTests, Served, versions
 
 MARKER = b"MARKER-that-must-never-be-seen-in-clear"
 BIG = MARKER * 50_000
@@ -456,42 +456,66 @@ class TestNothingInClear(LoopbackTests):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
-class TestKeyUpdate(LoopbackTests):
-    """TLS 1.3 changes its keys in the middle (RFC 8446, 4.6.3); only openssl's own client can ask for it."""
+class TestInTheMiddle(LoopbackTests):
+    """What a client may ask for in the middle of a connection; only openssl's own knows how."""
 
-    def test_the_client_asks_for_it(self) -> None:
+    def s_client(self, version: str) -> tuple[subprocess.Popen[bytes], Served]:
+        """The program, and what serves it: lines of its input are sent, but ``K`` and ``R``."""
         self.listen()
         address = f"127.0.0.1:{self.port.getHost().port}"
-        command = ["openssl", "s_client", "-connect", address, "-servername", "x.com", "-tls1_3", "-quiet"]
-        # With -quiet there would be no commands; -no_ign_eof brings them back.
-        command[-1:] = ["-no_ign_eof"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["openssl", "s_client", "-connect", address, "-servername", "x.com", version, "-no_ign_eof"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
         )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         self.until(lambda: self.factory.built)
-        [served] = self.factory.built
-        shown = b""
+        return process, self.factory.built[0]
+
+    def type(self, process: subprocess.Popen[bytes], line: bytes) -> None:
+        """Type a line, and give the program a moment: it must be its own read."""
+        assert process.stdin is not None
+        process.stdin.write(line + b"\n")
+        for _ in range(20):
+            self.reactor.iterate(0.005)
+
+    def shown(self, process: subprocess.Popen[bytes], word: bytes) -> bytes:
+        """What the program has shown up to this word."""
+        shown = bytearray()
+        assert process.stdout is not None
+        stdout = process.stdout
+
+        def reads() -> bool:
+            shown.extend(stdout.read() or b"")
+            return word in shown
+
+        self.until(reads)
+        return bytes(shown)
+
+    def test_new_keys(self) -> None:
+        """TLS 1.3, RFC 8446, 4.6.3."""
+        process, served = self.s_client("-tls1_3")
         for number in range(3):
-            word = b"word%d" % number
-            process.stdin.write(b"K\n")
-            process.stdin.flush()
-            self.settle()
-            for _ in range(20):
-                self.reactor.iterate(0.005)
-            process.stdin.write(word + b"\n")
-            process.stdin.flush()
-            self.until(lambda word=word: word in served.data)  # type: ignore[misc]
+            self.type(process, b"K")
+            self.type(process, b"word%d" % number)
+            self.until(lambda number=number: b"word%d\n" % number in served.data)  # type: ignore[misc]
             served.transport.write(b"answer%d\n" % number)
-
-            def answered(number: int = number) -> bool:
-                nonlocal shown
-                shown += process.stdout.read() or b""  # type: ignore[union-attr]
-                return b"answer%d\n" % number in shown
-
-            self.until(answered)
-        assert shown.count(b"KEYUPDATE") == 3
+            assert b"KEYUPDATE" in self.shown(process, b"answer%d\n" % number)
         assert served.data == b"word0\nword1\nword2\n"
+
+    def test_no_renegotiation(self) -> None:
+        """TLS 1.2: a costly thing that nobody needs. The client gives up, and others do not notice."""
+        process, served = self.s_client("-tls1_2")
+        other, beside = self.open()
+        self.type(process, b"before")
+        self.until(lambda: served.data == b"before\n")
+        self.type(process, b"R")
+        assert b"no renegotiation" in self.shown(process, b"no renegotiation")
+        self.until(lambda: served.lost is not None)
+        other.send(b"still")
+        self.until(lambda: beside.data == b"still", other)
