@@ -229,7 +229,6 @@ def test_ten_thousand_names_that_nobody_owns(edge, site, host):
     for number in range(500):
         stranger(number)
     before = edge.rss_kib()
-    lines = len(edge.log().splitlines())
     served = 0
     for number in range(1000, 1000 + STRANGERS):
         stranger(number)
@@ -237,8 +236,8 @@ def test_ten_thousand_names_that_nobody_owns(edge, site, host):
             served += edge.curl(f"https://{host}/").status == 200
     assert served == STRANGERS // 1000
     assert edge.rss_kib() - before < GROWTH_KIB
-    # Nor does the log belong to them.
-    assert len(edge.log().splitlines()) - lines < served + 20
+    # Nor does the log belong to them: one line a minute.
+    assert edge.log().count("TLS handshakes were refused") <= 3
 
 
 def test_many_slow_hellos_do_not_disturb(new_edge, node, host):
