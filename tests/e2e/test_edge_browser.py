@@ -87,7 +87,7 @@ def programs() -> tuple[str, str]:
         install_browser()
     found = find_browser()
     if not all(found):
-        text = f"no Chromium or no certutil, and so no test with a browser: {' '.join(INSTALL[-1])}"
+        text = f"no Chromium or no certutil, and so no test with a browser: {INSTALL}"
         warnings.warn(text, BrowserMissing, stacklevel=1)
         pytest.skip(text)
     return found

@@ -19,7 +19,7 @@ from .raw_client import RawClient
 
 STRANGERS = 10_000
 SLOW = 200
-GROWTH_KIB = 12 * 1024
+GROWTH_KIB = 4 * 1024
 GET = b"GET /%b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
 # The alerts of RFC 8446, 6.
 PROTOCOL_VERSION, UNRECOGNIZED_NAME, NO_APPLICATION_PROTOCOL = 70, 112, 120

@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -21,7 +22,7 @@ from onebackend_proxy.proxy import GRACE
 
 from .activated import SERVICE, SOCKETS, UNITS, ActivatedEdge, settings_of
 from .edge import Edge, shown_serial, trusting
-from .load import Http2, KeepAlive, Load, OneEach, plain, secure, under_way
+from .load import PATIENCE, Http2, KeepAlive, Load, OneEach, plain, secure, under_way
 from .raw_backend import RawBackend
 from .recording import Recorder
 from .test_lifecycle import refused
@@ -160,6 +161,44 @@ def test_a_restart_loses_no_connection_and_no_request(activated, nginx, slug):
     # That they were restarts, and each connection was left in order.
     assert load.tallies["https_kept"].connections == RESTARTS + 1
     assert load.tallies["http2_kept"].connections == RESTARTS + 1
+    activated.stop()
+
+
+def test_a_download_is_finished_while_others_wait_for_the_next_process(activated):
+    """Who comes meanwhile is not refused, and is served as soon as the old process is done."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def script(connection):
+        if connection.head.startswith(b"GET /quick"):
+            connection.answer()
+            return
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        asked.set()
+        assert go_on.wait(PATIENCE)
+        connection.send(b"-last")
+
+    activated.start()
+    context = trusting(activated.roots, ["http/1.1"])
+    with RawBackend(script) as backend:
+        activated.route(HOST, backend.url)
+        activated.certify(HOST)
+        with secure(activated.https_port, HOST, context)() as slow:
+            slow.sendall(b"GET /slow HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST.encode())
+            assert asked.wait(PATIENCE)
+            activated.terminate()
+            wait_until(lambda: "Closed)" in activated.log(), "its ports are closed", 5)
+            new = plain(activated.https_port)()
+            assert activated.process.poll() is None
+            go_on.set()
+            received = b""
+            while data := slow.recv(65536):
+                received += data
+            assert received.endswith(b"first-last")
+            assert activated.wait() == 0
+            activated.start()
+            with context.wrap_socket(new, server_hostname=HOST) as served:
+                served.sendall(b"GET /quick HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST.encode())
+                assert served.recv(65536).startswith(b"HTTP/1.1 200 ")
     activated.stop()
 
 
