@@ -91,12 +91,14 @@ class ProxyService(Service):
         )
         targets = Targets(self.registry.lookup)
         self._upstreams = RouteUpstreams(targets, limits, settings.balance)
-        self._health = HealthChecks(reactor, lambda: chain(self.registry.endpoints(), targets.endpoints()))
-        self.registry.watch = self._health.look
+        self._health = HealthChecks(
+            reactor, lambda: chain(self.registry.endpoints(), self._upstreams.endpoints())
+        )
+        self.registry.watch = targets.watch = self._health.look
         self.exchanges = Exchanges(reactor, self._client, limits=settings.limits)
         desk = Desk(self.exchanges, settings.trusted_proxies)
         self.resource = ServiceResource(self.registry, desk)
-        self.edge = EdgeResource(desk, self._upstreams.of)
+        self.edge = EdgeResource(desk, self._upstreams.of, self.resource)
         self.plain_edge = PlainEdge(self.edge)
         self.certificates = EdgeCertificates(
             self.store, settings.folder, reactor, self.edge.owns, limits, settings.sync_certs_to_files

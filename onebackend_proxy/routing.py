@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from .addresses import bracketed, canonical_host, is_slug
 from .errors import BadRequest
@@ -25,6 +25,9 @@ _PORT = re.compile(r":[0-9]*\Z")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
 _DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|\Z)")
 _SLASHES = re.compile(rb"/{2,}")
+# A dot segment to backends that end a segment where others do not.
+_ODD_DOTS = re.compile(rb"(?:\\|%2F|%5C)\.\.?(?:[/\\;]|%2F|%5C|\Z)|/\.\.?(?:[\\;]|%2F|%5C)")
+_PARAMETERS = re.compile(rb";[^/\\]*")
 # All of ASCII that a URL may hold, escapes too: only what is not ASCII is to be escaped.
 _KEPT = "%!#$&'()*+,/:;=?@[]~"
 MAX_ID = 1024
@@ -97,27 +100,36 @@ def _request_host(host: bytes) -> str:
         return ""
 
 
-def edge_path(target: bytes) -> str:
-    """The path of a request target by which a Route or Redirect is found: normalized, and no ``//`` in it.
+def edge_paths(target: bytes) -> tuple[str, ...]:
+    """The paths of a request target by which Routes and Redirects are found; mostly there is one.
 
-    Backends merge slashes or do not, and a rule for the one path could be walked around by way of the other.
-    Raises `errors.BadRequest` for a path that the two read as different places (``/a//../b``).
+    It is normalized, and has no ``//`` in it. Others are those that some backends would see: they merge
+    slashes before they resolve dots (``/a//../b``), or take ``\\``, ``%2F`` and what begins with ``;`` for
+    the end of a segment (``/a/..%2Fb``). A rule for the one place could be walked around by way of the other.
+    Raises `errors.BadRequest` for a broken escape.
     """
     path = target.partition(b"?")[0]
-    if b"//" in path:
-        merged = _SLASHES.sub(b"/", normalized_path(path))
-        if merged != normalized_path(_SLASHES.sub(b"/", path)):
-            raise BadRequest("the path can be read in two ways")
-        path = merged
-    elif b"%" in path or b"/." in path:
-        path = normalized_path(path)
-    return path.decode("latin-1")
+    if b"%" not in path and b"." not in path and b"//" not in path:
+        return (path.decode("latin-1"),)
+    ours = _SLASHES.sub(b"/", normalized_path(path))
+    paths = [ours]
+    if b"." in ours or b"." in path or b"%" in path:
+        paths.append(normalized_path(_SLASHES.sub(b"/", path)))
+        if _ODD_DOTS.search(ours):
+            seen = _PARAMETERS.sub(b"", unquote_to_bytes(ours)).replace(b"\\", b"/")
+            paths.append(normalized_path(_SLASHES.sub(b"/", seen.replace(b"%", b"%25"))))
+    return tuple(dict.fromkeys(one.decode("latin-1") for one in paths))
+
+
+def edge_path(target: bytes) -> str:
+    """The first of `edge_paths`: ours."""
+    return edge_paths(target)[0]
 
 
 def redirect_location(prefix: str, to: str, path: str, target: bytes) -> bytes:
     """Where a Redirect of the path `prefix` to the URL or path `to` sends a request for `target`.
 
-    `path` is what `edge_path` made of the target. What the prefix does not match is appended, and the query.
+    `path` is what `edge_path` makes of the target. What the prefix does not match is appended, and the query.
     It never names another host than `to` does (browsers read ``//`` and ``/\\`` as the beginning of one).
     """
     raw, _question, query = target.partition(b"?")
@@ -151,9 +163,9 @@ def _ascii_url(url: str) -> bytes:
     """A checked URL or path with nothing but ASCII in it (RFC 3987, 3.1)."""
     if url.isascii():
         return url.encode("ascii")
-    scheme, separator, rest = url.partition("://")
-    if not separator:
+    if url.startswith("/"):
         return quote(url, safe=_KEPT).encode("ascii")
+    scheme, _separator, rest = url.partition("://")
     end = next((index for index, character in enumerate(rest) if character in "/?#"), len(rest))
     name, colon, port = rest[:end].partition(":")
     host = name if name.isascii() else canonical_host(name)

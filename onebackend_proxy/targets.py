@@ -5,7 +5,6 @@ A target is an address, or a service whose instances come and go.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -17,18 +16,20 @@ from .addresses import Address, parse_target, service_of
 from .balancing import Balance, Ejection, EndpointState, Timeouts, Upstream, check_weights
 from .errors import Unavailable, UpstreamFailed
 from .limits import DEFAULTS, Limits
-from .records import Route, WeightedTarget
+from .records import BUILT_IN_SLUGS, Route, WeightedTarget
 from .routing import RouteTable
 
 
 class Targets:
     """All targets in use. What was learned of an address is kept as long as any upstream has it.
 
-    `lookup` is the registry's: the upstream of a service, or None.
+    `lookup` is the registry's: the upstream of a service, or None. `watch` is called with each address that
+    is new here, so that its health is looked at right away.
     """
 
     def __init__(self, lookup: Callable[[str], Upstream | None]) -> None:
         self._lookup = lookup
+        self.watch: Callable[[EndpointState], None] = lambda endpoint: None
         self._endpoints: WeakValueDictionary[Address, EndpointState] = WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -69,6 +70,7 @@ class Targets:
         endpoint = self._endpoints.get(address)
         if endpoint is None:
             self._endpoints[address] = endpoint = EndpointState(address)
+            self.watch(endpoint)
         return endpoint
 
 
@@ -84,30 +86,37 @@ class RouteUpstreams:
         self._targets = targets
         self._limits = limits
         self._balance = balance
-        self._made: dict[str, tuple[Route, Callable[[], Upstream]]] = {}
+        self._made: dict[str, tuple[Route, Callable[[], Upstream | None]]] = {}
+        self._routes: RouteTable[Route] = RouteTable()
+        self._looked_at = self._routes
 
-    def of(self, route: Route) -> Upstream:
-        """The upstream of this Route now; raises the `errors.ProxyError` that says why there is none."""
+    def of(self, route: Route) -> Upstream | None:
+        """The upstream of this Route now; None if its target is one of the built-in services.
+
+        Raises the `errors.ProxyError` that says why there is none.
+        """
         made = self._made.get(route.id)
         if made is None or made[0] is not route:
-            made = self._made[route.id] = (route, self._make(route))
+            # While the one before is held: what was learned of its addresses is kept.
+            same = made is not None and made[0] == route
+            made = self._made[route.id] = (route, made[1] if same and made else self._make(route))
         return made[1]()
 
     def publish(self, routes: RouteTable[Route]) -> None:
-        """From now on these are the Routes: what was made for others is forgotten.
+        """From now on these are the Routes; others are forgotten when `endpoints` is asked."""
+        self._routes = routes
 
-        For one that changed it is made anew here and now: what was learned of its addresses is kept.
-        """
-        for key, (before, upstream) in list(self._made.items()):
-            route = routes.get(key)
-            if route is None:
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Every address in use that is not an instance's."""
+        if self._looked_at is not self._routes:
+            self._looked_at = routes = self._routes
+            for key in [key for key in self._made if routes.get(key) is None]:
                 del self._made[key]
-            elif route is not before:
-                with contextlib.suppress(UpstreamFailed):
-                    upstream = upstream if route == before else self._make(route)
-                    self._made[key] = (route, upstream)
+        return self._targets.endpoints()
 
-    def _make(self, route: Route) -> Callable[[], Upstream]:
+    def _make(self, route: Route) -> Callable[[], Upstream | None]:
+        if service_of(route.target) in BUILT_IN_SLUGS:
+            return lambda: None
         weighted = route.targets or (WeightedTarget(route.target),)
         timeouts = self._limits.timeouts
         own = {name: value for name, value in attrs.asdict(route.timeouts).items() if value is not None}

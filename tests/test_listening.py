@@ -202,6 +202,8 @@ class TestEdgePorts(AssemblyTests):
         assert [port for _host, port in self.hosts()] == [11337, 8080]
         self.store.save_routes([Route("x.com", "http://10.0.0.1:8000")])
         client = self.connect(listening, 1).send(b"GET /p HTTP/1.1\r\nHost: x.com:8080\r\n\r\n")
+        # A new address is looked at first.
+        self.upstream()
         wire = self.upstream()
         assert wire.take().startswith(b"GET /p HTTP/1.1\r\n")
         wire.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -218,6 +220,7 @@ class TestEdgePorts(AssemblyTests):
         assert (second.status, second.field(b"Location")) == (308, [b"https://x.com/new/p"])
         assert third.status == 404
         secure = self.connect(listening, 2).send(asked % b"x.com")
+        self.upstream()
         self.upstream().receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert secure.answer().body == b"ok"
         # The service side knows no hosts.
@@ -292,6 +295,7 @@ class TestEdgePorts(AssemblyTests):
         self.reactor.advance(LAST_REQUEST / 2)
         for client in clients:
             client.send(b"GET / HTTP/1.1\r\nHost: x.com\r\n\r\n")
+        self.upstream()
         self.upstream().receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         answers = [client.answer() for client in clients]
         assert [answer.status for answer in answers] == [308, 200]

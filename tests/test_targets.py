@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import random
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from twisted.internet.testing import MemoryReactorClock
 from onebackend_proxy import reverse_proxy
 from onebackend_proxy.addresses import parse_target
 from onebackend_proxy.balancing import Balance, Ejection, EndpointState, Health, Timeouts, Upstream, pick
-from onebackend_proxy.errors import Unavailable, answer_for
-from onebackend_proxy.targets import Targets
+from onebackend_proxy.errors import Unavailable, UpstreamFailed, answer_for
+from onebackend_proxy.records import Route, WeightedTarget
+from onebackend_proxy.routing import RouteTable
+from onebackend_proxy.targets import RouteUpstreams, Targets
 
 from .properties import PROPERTY
 
@@ -185,3 +188,57 @@ def test_a_resource_for_several_targets():
     assert (upstream.balance, upstream.weights) == (Balance.LEAST_CONN, (2, 1))
     with pytest.raises(ValueError, match="names a service"):
         reverse_proxy("service:a", reactor=MemoryReactorClock())
+
+
+def a_table(*routes):
+    return RouteTable(routes)
+
+
+def test_the_upstream_of_a_route_is_made_once():
+    upstreams = RouteUpstreams(Targets(lambda slug: None))
+    route = Route("x.com", "http://10.0.0.1")
+    assert upstreams.of(route) is upstreams.of(route)
+    # The same again, as another process's save of another route brings it.
+    assert upstreams.of(attrs.evolve(route)) is upstreams.of(route)
+
+
+def test_what_was_learned_of_an_address_outlives_a_change_of_its_route():
+    upstreams = RouteUpstreams(Targets(lambda slug: None))
+    before = upstreams.of(Route("x.com", "http://10.0.0.1"))
+    changed = Route(
+        "x.com", targets=(WeightedTarget("http://10.0.0.1", 2), WeightedTarget("http://10.0.0.2"))
+    )
+    after = upstreams.of(changed)
+    assert after is not before and after.endpoints[0] is before.endpoints[0]
+
+
+def test_routes_that_are_gone_are_forgotten():
+    upstreams = RouteUpstreams(Targets(lambda slug: None))
+    kept, gone = Route("x.com", "http://10.0.0.1"), Route("y.com", "http://10.0.0.2")
+    upstreams.publish(a_table(kept, gone))
+    assert [upstreams.of(route).name for route in (kept, gone)] == ["x.com", "y.com"]
+    assert len(upstreams.endpoints()) == 2
+    upstreams.publish(a_table(kept))
+    gc.collect()
+    assert [endpoint.address.host for endpoint in upstreams.endpoints()] == ["10.0.0.1"]
+
+
+def test_a_new_address_is_looked_at():
+    targets = Targets(lambda slug: None)
+    looked_at = []
+    targets.watch = looked_at.append
+    made = targets.upstream_of("x", ["http://10.0.0.1", "http://10.0.0.2", "http://10.0.0.1"])
+    assert tuple(looked_at) == made().endpoints
+    targets.upstream_of("y", ["http://10.0.0.2"])
+    assert len(looked_at) == 2
+
+
+def test_a_built_in_service_has_no_upstream():
+    upstreams = RouteUpstreams(Targets(lambda slug: None))
+    assert upstreams.of(Route("x.com", "service:user-svc")) is None
+
+
+def test_a_target_that_another_version_saved():
+    upstreams = RouteUpstreams(Targets(lambda slug: None))
+    with pytest.raises(UpstreamFailed, match="cannot be used"):
+        upstreams.of(Route("x.com", "gopher://x"))

@@ -31,7 +31,7 @@ from .shapes import Json, redirect_json, rfc3339, route_json
 MAX_URL = 8192
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
-Choose = Callable[[OutgoingRequest], Upstream | OwnAnswer]
+Choose = Callable[[OutgoingRequest], Upstream | OwnAnswer | None]
 """What a port does with a request; it raises the `errors.ProxyError` that is answered instead."""
 
 
@@ -134,6 +134,9 @@ def _outcome(choose: Choose, asked: Asked, secure: bool, now: float) -> Json:
         return {"answer": _error_json(error)}
     if isinstance(chosen, Upstream):
         return {"answer": None, "upstream": _upstream_json(chosen, now)}
+    if chosen is None:
+        # One of the built-in services.
+        return {"answer": None}
     told: Json = {"status": chosen.status}
     locations = [value for name, value in chosen.headers if name.lower() == b"location"]
     return {"answer": {**told, "location": locations[0].decode("latin-1")} if locations else told}

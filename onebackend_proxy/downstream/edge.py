@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ..balancing import Upstream
-from ..errors import BadRequest, Misdirected, NotFound
-from ..headers import OutgoingRequest
+from ..errors import BadRequest, Misdirected, NotFound, ProxyError, Unavailable
+from ..headers import OutgoingRequest, origin_form, the_host
 from ..interfaces import Published
 from ..messages import Answer
 from ..records import Redirect, Route
-from ..routing import RouteTable, edge_path, redirect_location, request_host
+from ..routing import RouteTable, edge_paths, redirect_location, request_host
 from .resources import Desk, Proxied, relay
 
 ACME_PREFIX = b"/.well-known/acme-challenge/"
@@ -23,7 +24,7 @@ ACME_PREFIX = b"/.well-known/acme-challenge/"
 
 Challenges = Callable[[str, bytes], bytes | None]
 """The key authorization for a host and a token, if one is being asked for."""
-UpstreamOf = Callable[[Route], Upstream]
+UpstreamOf = Callable[[Route], Upstream | None]
 
 
 def moved(status: int, location: bytes) -> Answer:
@@ -37,16 +38,16 @@ class EdgeResource(Proxied, Resource):
     """Everything by host and path: Redirects first, then Routes, else 404.
 
     It works at the root of a `ProxySite`, on the fast plane too, and of any other `twisted.web` Site.
-    `upstream_of` makes the upstream of a Route, and raises the `errors.ProxyError` where it has none.
+    `upstream_of` makes the upstream of a Route, and raises the `errors.ProxyError` where it has none; where
+    it gives None, the request is for `services`.
     """
 
-    isLeaf = True
-    streams = True
-
-    def __init__(self, desk: Desk, upstream_of: UpstreamOf) -> None:
+    def __init__(self, desk: Desk, upstream_of: UpstreamOf, services: Resource) -> None:
         Resource.__init__(self)
         self.desk = desk
         self._upstream_of = upstream_of
+        self._services = services
+        self._leaf = _Relay(self)
         self._routes: RouteTable[Route] = RouteTable()
         self._redirects: RouteTable[Redirect] = RouteTable()
 
@@ -67,32 +68,85 @@ class EdgeResource(Proxied, Resource):
         """See `Proxied`: for a connection whose certificate is for some hosts only."""
         return CoveredEdge(self, covers)
 
-    def choose(self, request: OutgoingRequest) -> Upstream | Answer:
+    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
         """See `Proxied`."""
-        host = request_host(request.host)
-        path = edge_path(request.target)
-        redirected = self.redirect(host, path, request.target)
-        if redirected is not None:
-            return redirected
-        route = self._routes.match(host, path)
-        if route is None:
-            raise NotFound("no route for this host and path")
-        return self._upstream_of(route)
-
-    def redirect(self, host: str, path: str, target: bytes) -> Answer | None:
-        """The answer of the Redirect for this host and path, if there is one."""
-        if not len(self._redirects):
-            return None
-        found = self._redirects.match(host, path)
+        found = self.find(request_host(request.host), request.target)
+        if isinstance(found, Answer):
+            return found
         if found is None:
-            return None
-        _host, slash, prefix = found.id.partition("/")
-        return moved(found.status_code, redirect_location(slash + prefix, found.target, path, target))
+            raise NotFound("no route for this host and path")
+        return self._upstream_of(found)
+
+    def find(self, host: str, target: bytes) -> Route | Answer | None:
+        """The Route for this canonical host and target, or the answer of a Redirect.
+
+        Raises `errors.BadRequest` for a path that a backend may see as another Route's.
+        """
+        path, *others = edge_paths(target)
+        found = self._match(host, path)
+        if others and any(self._match(host, other) is not found for other in others):
+            raise BadRequest("the path can be read in two ways")
+        if isinstance(found, Redirect):
+            _host, slash, prefix = found.id.partition("/")
+            return moved(found.status_code, redirect_location(slash + prefix, found.target, path, target))
+        return found
+
+    def _match(self, host: str, path: str) -> Redirect | Route | None:
+        redirect = self._redirects.match(host, path) if len(self._redirects) else None
+        return self._routes.match(host, path) if redirect is None else redirect
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        """twisted.web's hook: what is built in is found by its path, all else is relayed."""
+        if self._is_built_in(request):
+            built_in: IResource = self._services.getChildWithDefault(path, request)
+            return built_in
+        return self._leaf
+
+    def _is_built_in(self, request: Any) -> bool:
+        # What is wrong with the request is told by whoever answers it.
+        with contextlib.suppress(ProxyError):
+            target, authority = origin_form(request.method, request.uri)
+            host = request_host(authority or the_host(request.requestHeaders.getRawHeaders(b"Host", ())))
+            found = self.find(host, target)
+            return isinstance(found, Route) and self._upstream_of(found) is None and covered(request, host)
+        return False
+
+
+def covered(request: Any, host: str) -> bool:
+    """Whether the connection that a request to twisted.web came on is for this host."""
+    covers = getattr(request.channel.transport, "covers", None)
+    return covers is None or covers(host)
+
+
+class _Relay(Resource):
+    """Relays by host and path what has come to twisted.web."""
+
+    isLeaf = True
+    streams = True
+
+    def __init__(self, edge: EdgeResource) -> None:
+        super().__init__()
+        self._edge = edge
 
     def render(self, request: Any) -> int:
         """Answer later, with whatever the upstream answers."""
-        relay(request, request.uri, self.choose, self.desk)
+
+        def choose(outgoing: OutgoingRequest) -> Upstream | Answer:
+            if not covered(request, request_host(outgoing.host)):
+                raise not_covered()
+            chosen = self._edge.choose(outgoing)
+            if chosen is None:
+                # It was not, a moment ago.
+                raise Unavailable("the route has just changed: try again")
+            return chosen
+
+        relay(request, request.uri, choose, self._edge.desk)
         return NOT_DONE_YET
+
+
+def not_covered() -> Misdirected:
+    """Why a request is refused whose host another certificate is for."""
+    return Misdirected("the certificate of this connection is not for this host")
 
 
 class CoveredEdge(Proxied):
@@ -107,11 +161,11 @@ class CoveredEdge(Proxied):
         self._covers = covers
         self._host = b""
 
-    def choose(self, request: OutgoingRequest) -> Upstream | Answer:
+    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
         """See `Proxied`."""
         if request.host != self._host:
             if not self._covers(request_host(request.host)):
-                raise Misdirected("the certificate of this connection is not for this host")
+                raise not_covered()
             self._host = request.host
         return self._edge.choose(request)
 
@@ -132,9 +186,9 @@ class PlainEdge(Proxied):
             proof = self.challenges(host, target.removeprefix(ACME_PREFIX))
             if proof is not None:
                 return Answer(200, [(b"Content-Type", b"application/octet-stream")], proof)
-        redirected = self._edge.redirect(host, edge_path(target), target)
-        if redirected is not None:
-            return redirected
+        found = self._edge.find(host, target)
+        if isinstance(found, Answer):
+            return found
         if not self._edge.routes_to(host):
             raise NotFound("no route for this host")
         if not target.startswith(b"/"):

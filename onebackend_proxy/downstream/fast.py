@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..chunked import ChunkedBody
-from ..errors import ProxyError, RequestTimeout
+from ..errors import ProxyError, RequestTimeout, answer_for
 from ..exchange import Exchange, State
 from ..headers import prepare_request
 from ..http1 import check_begun, request_head
@@ -216,6 +216,10 @@ class FastChannel(FastAnswers, Protocol):
             if error.closes:
                 self._persistent = False
             self.refuse(*report_refusal(desk.log, request.method, request.target, error))
+            return
+        except Exception as error:
+            desk.log.failure("choosing where a request goes failed")
+            self.refuse(*answer_for(error))
             return
         if upstream is None:
             self._hand_over(data)

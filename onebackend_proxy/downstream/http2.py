@@ -20,7 +20,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import BadRequest, HeadTooLarge, NotFound, ProxyError
+from ..errors import BadRequest, HeadTooLarge, ProxyError, answer_for
 from ..headers import OutgoingRequest, prepare_request
 from ..messages import Answer, RequestHead
 from ..transports import make_immediate
@@ -165,6 +165,12 @@ class Http2Channel(Http2Sending, Protocol):
         except ProxyError as error:
             head.version = LOGGED_VERSION
             stream.refuse(*report_refusal(self._proxied.desk.log, head.method, head.target, error))
+        except Fault:
+            raise
+        except Exception as error:
+            head.version = LOGGED_VERSION
+            self._proxied.desk.log.failure("choosing where a request goes failed")
+            stream.refuse(*answer_for(error))
 
     def _request(self, stream: Http2Stream, head: RequestHead) -> None:
         """Begin an exchange, or give an answer of ours; raises the `errors.ProxyError` that refuses."""
@@ -176,8 +182,10 @@ class Http2Channel(Http2Sending, Protocol):
         head.version = LOGGED_VERSION
         to = self._proxied.choose(request)
         if to is None:
-            raise NotFound("what is here is not served over HTTP/2")
-        if isinstance(to, Answer):
+            # A built-in service, which twisted.web serves: the client asks again (RFC 9113, 7).
+            self._patience.spend(1, "requests that are not for HTTP/2")
+            self.reset(stream, ErrorCodes.HTTP_1_1_REQUIRED)
+        elif isinstance(to, Answer):
             stream.answer(to)
         else:
             stream.begin(desk.exchanges.begin(stream, request, to), request.body)

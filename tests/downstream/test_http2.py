@@ -502,7 +502,7 @@ class TestRefusals(Http2Tests):
         assert (got.status, got.body, got.ended, got.reset) == (200, b"hello", True, None)
         self.assert_quiet()
 
-    def test_nothing_that_is_not_proxied_is_served(self) -> None:
+    def test_what_is_not_proxied_is_to_be_asked_for_by_http_1_1(self) -> None:
         class Nothing:
             desk = self.plane.resource.desk
 
@@ -510,7 +510,8 @@ class TestRefusals(Http2Tests):
                 return None
 
         client = self.connect(Nothing())
-        self.assert_refused(client.got(client.ask()), 404)
+        got = client.got(client.ask())
+        assert (got.status, got.reset) == (0, ErrorCodes.HTTP_1_1_REQUIRED)
 
     def test_an_answer_of_ours_goes_as_it_is(self) -> None:
         class Moved:
