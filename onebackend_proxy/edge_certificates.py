@@ -142,8 +142,16 @@ class StoredCertificatesEndpoint:
     folder: pathlib.Path
 
     @classmethod
-    def parse(cls, reactor: Any, inner: str, folder: str = "") -> StoredCertificatesEndpoint:
+    def parse(cls, reactor: Any, *words: str, **named: str) -> StoredCertificatesEndpoint:
         """Make it of the parts of an endpoint string; raises `ValueError` for what is none."""
+        inner, *more = words or ("",)
+        folder = named.pop("folder", "") or (more.pop(0) if more else "")
+        if not inner or more or named:
+            unknown = ", ".join([*more, *(f"{name}=" for name in named)]) or "no endpoint in it"
+            raise ValueError(
+                r"write onebackend:tcp\:443:folder=/PATH, with \: and \= in the inner endpoint"
+                f" (here: {unknown})"
+            )
         place = pathlib.Path(folder or os.environ.get("OB_FOLDER") or default_folder())
         return cls(reactor, serverFromString(reactor, inner), place.expanduser().absolute())
 
@@ -158,8 +166,13 @@ class StoredCertificatesEndpoint:
         certificates = EdgeCertificates(store, self.folder, self.reactor)
         following = store.follow(certificates.publish)
         following.addErrback(_cannot_follow, self.folder)
+        try:
+            port = await certificates.endpoint(self.inner).listen(factory)
+        except BaseException:
+            store.close()
+            raise
         self.reactor.addSystemEventTrigger("after", "shutdown", store.close)
-        return await certificates.endpoint(self.inner).listen(factory)
+        return port
 
 
 def _cannot_follow(failure: Failure, folder: pathlib.Path) -> None:

@@ -103,6 +103,8 @@ def _about(root: Root) -> str:
 
 def _change(root: Root, install: bool) -> None:
     """Change all stores that there are: one that cannot be changed is told last, when the others are done."""
+    if install and root.ended:
+        raise Refusal(f"the certificate ended on {root.not_after}: it is not to be trusted")
     machine = Machine()
     refusals: list[Refusal] = []
     for change in (change_nss, change_system):
@@ -110,6 +112,8 @@ def _change(root: Root, install: bool) -> None:
             change(machine, root, install, click.echo)
         except Refusal as error:
             refusals.append(error)
+        except OSError as error:
+            refusals.append(Refusal(f"{error.filename}: {error.strerror}"))
     for refusal in refusals[:-1]:
         warn(str(refusal))
     if refusals:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ LOCAL_NAME = "localhost"
 # Ordinary users of Debian have no sbin in their PATH.
 _MORE_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _KEYCHAIN = "/Library/Keychains/System.keychain"
+_ONE_BLOCK = re.compile(r"\s*-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*")
 
 
 @attrs.frozen
@@ -30,6 +33,7 @@ class Root:
     name: str
     sha256: str
     not_after: str
+    ended: bool = False
 
     @property
     def label(self) -> str:
@@ -40,14 +44,18 @@ class Root:
 def read_root(pem: str) -> Root:
     """Check the certificate of a local authority; Refusal for one that could vouch for other names.
 
-    Whoever is trusted by a system's store can pretend to be any name that its constraints allow.
+    Whoever is trusted by a system's store can pretend to be any name that its constraints allow. Nothing may
+    stand beside it: other programs find certificates there that were not looked at (``TRUSTED CERTIFICATE``).
     """
     # Half as long to import as all of oo: no other command needs it.
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import hashes, serialization
 
     try:
-        [certificate] = x509.load_pem_x509_certificates(pem.encode("ascii"))
+        if not _ONE_BLOCK.fullmatch(pem):
+            raise ValueError
+        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     except (ValueError, x509.ExtensionNotFound):
@@ -58,18 +66,22 @@ def read_root(pem: str) -> Root:
     hosts = {name.value for name in permitted if isinstance(name, x509.DNSName)} == {LOCAL_NAME}
     if not (authority and constraints.critical and kinds and hosts):
         raise Refusal("the certificate could vouch for other names than localhost: it is not to be trusted")
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    name = str(names[0].value) if names else "without a name"
+    if not name.isprintable():
+        raise Refusal("the certificate's name has a control character: it is not to be trusted")
     return Root(
-        pem=pem if pem.endswith("\n") else f"{pem}\n",
-        name=str(names[0].value) if names else "without a name",
+        pem=certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+        name=name,
         sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         not_after=f"{certificate.not_valid_after_utc:%Y-%m-%d}",
+        ended=certificate.not_valid_after_utc <= datetime.datetime.now(datetime.UTC),
     )
 
 
 def _which(program: str) -> str | None:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_PATHS])
-    return shutil.which(program, path=path)
+    told = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    # An empty one would be the folder we happen to be in.
+    return shutil.which(program, path=os.pathsep.join([*filter(os.path.isabs, told), *_MORE_PATHS]))
 
 
 def _run(command: Sequence[str]) -> None:
@@ -148,18 +160,32 @@ def _change_folder(
     tell: Callable[[str], None],
 ) -> None:
     path = machine.top / folder.path / f"{root.label}.crt"
+    left = ""
     if install:
-        path.write_text(root.pem, "ascii")
-        path.chmod(0o644)
+        _write(path, root.pem)
         tell(f"wrote {path}")
-    elif path.exists():
+        left = f" ({path} stays: try again, or oo trust --uninstall)"
+    elif os.path.lexists(path):
         path.unlink()
         tell(f"removed {path}")
     else:
+        # The command is run all the same: it may have failed the last time.
         tell(f"the system's store: {path} is not there")
-        return
-    machine.run(command)
+    try:
+        machine.run(command)
+    except Refusal as error:
+        raise Refusal(f"{error}{left}") from None
     tell(f"ran {' '.join(command)}")
+
+
+def _write(path: pathlib.Path, pem: str) -> None:
+    # Takes longer to import than all of oo.
+    from onebackend_proxy.edge_certificates import write_atomically
+
+    try:
+        write_atomically(path, pem)
+    except OSError as error:
+        raise Refusal(f"{path}: {error.strerror}") from None
 
 
 def _change_keychain(machine: Machine, root: Root, install: bool, tell: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import Any
 
 import attrs
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..addresses import bracketed
+from ..errors import NotFound, ProxyError
 from ..limits import DEFAULTS
 from ..records import Certificate
 from .authority import LocalAuthority, is_local
@@ -30,6 +32,8 @@ CIPHERS = (
 """For TLS 1.2: with forward secrecy and authenticated (Mozilla's intermediate list). 1.3 has no others."""
 TICKET_SECONDS = 24 * 3600.0
 """The key of session tickets is made anew after this, so that it opens no more than a day's connections."""
+MAX_ISSUED = 256
+"""Contexts held for certificates of the local authority, at most."""
 RETRY_SECONDS = 5.0
 """After which a certificate that could not be loaded is tried again."""
 SUMMARY_SECONDS = 60.0
@@ -49,11 +53,11 @@ def make_base() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    # A client's renegotiation is off by default; OP_NO_RENEGOTIATION would answer all of its tries in one go.
+    context.set_options(SSL.OP_NO_COMPRESSION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     # What is needed to go on with a session lies in the client's ticket: nothing is kept here.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_session_id(b"onebackend-proxy")
     return context
 
 
@@ -73,6 +77,8 @@ def make_context(certificate: Certificate) -> SSL.Context:
     for authority in chain:
         context.add_extra_chain_cert(authority)
     context.set_alpn_select_callback(_select_protocol)
+    # A session goes on under the certificate that it began with (RFC 6066, 3), a renewed one too.
+    context.set_session_id(sha256(certificate.id.encode("ascii")).digest())
     return context
 
 
@@ -114,8 +120,10 @@ class Contexts:
         self._owned = owned
         self._most = kept
         self._table = CertificateTable(())
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._loading: dict[str, list[Deferred[Chosen]]] = {}
+        self._stored: OrderedDict[str, _Kept] = OrderedDict()
+        # Apart: anybody can make up local names, where a Route has a wildcard.
+        self._issued: OrderedDict[str, _Kept] = OrderedDict()
+        self._loading: dict[str, tuple[object, list[Deferred[Chosen]]]] = {}
         self._base = make_base()
         self._base_until = now() + TICKET_SECONDS
         self._refused = 0
@@ -124,19 +132,18 @@ class Contexts:
         self._log = Logger()
 
     def __repr__(self) -> str:
-        return f"<Contexts: {len(self._kept)} of at most {self._most}>"
+        return f"<Contexts: {len(self._stored)} of at most {self._most}, {len(self._issued)} issued here>"
 
     def publish(self, certificates: Iterable[Certificate]) -> None:
         """From now on these are the stored certificates; connections that are open keep theirs."""
         by_id = {certificate.id: certificate for certificate in certificates}
         self._table = CertificateTable(by_id.values())
-        for key, kept in list(self._kept.items()):
-            if isinstance(kept.source, Certificate):
-                now = by_id.get(kept.source.id)
-                if now == kept.source:
-                    kept.source = now
-                else:
-                    del self._kept[key]
+        for key, kept in list(self._stored.items()):
+            now = by_id.get(key)
+            if now == kept.source:
+                kept.source = now
+            else:
+                del self._stored[key]
 
     def certificate_for(self, name: str) -> Certificate | None:
         """The stored certificate that would be shown for a canonical name, without its key."""
@@ -159,9 +166,9 @@ class Contexts:
         now = self._now()
         certificate = self._table.find(name, self._moment())
         if certificate is not None:
-            return self._context(f"stored {certificate.id}", certificate, now, self._load_stored)
+            return self._context(self._stored, certificate.id, certificate, now, self._load_stored)
         if is_local(name) and self._owned(bracketed(name)):
-            return self._context(f"local {name}", name, now, self._issue)
+            return self._context(self._issued, name, name, now, self._issue)
         raise BadHello(UNRECOGNIZED_NAME, "no certificate for the name that the client wants")
 
     def refused(self, reason: str) -> None:
@@ -183,48 +190,67 @@ class Contexts:
         return datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
 
     def _context(
-        self, key: str, source: Any, now: float, load: Callable[[Any], Deferred[tuple[Certificate, float]]]
+        self,
+        contexts: OrderedDict[str, _Kept],
+        key: str,
+        source: Any,
+        now: float,
+        load: Callable[[Any], Deferred[tuple[Certificate, float]]],
     ) -> Chosen | Deferred[Chosen]:
-        kept = self._kept.get(key)
+        kept = contexts.get(key)
         if kept is not None and (kept.source is source or kept.source == source) and now < kept.until:
-            self._kept.move_to_end(key)
+            contexts.move_to_end(key)
             if kept.chosen is None:
                 raise _cannot_be_shown()
             return kept.chosen
         waiter: Deferred[Chosen] = Deferred()
-        waiting = self._loading.get(key)
-        if waiting is not None:
-            waiting.append(waiter)
+        loading = self._loading.get(key)
+        if loading is not None and loading[0] == source:
+            loading[1].append(waiter)
             return waiter
-        self._loading[key] = [waiter]
+        waiting = [waiter]
+        self._loading[key] = (source, waiting)
 
         def loaded(found: tuple[Certificate, float]) -> None:
             certificate, until = found
             chosen = Chosen(make_context(certificate), attrs.evolve(certificate, private_key=""))
-            self._keep(key, _Kept(chosen, source, until))
-            for each in self._loading.pop(key):
+            self._keep(contexts, key, _Kept(chosen, source, until))
+            self._loaded(key, waiting)
+            for each in waiting:
                 each.callback(chosen)
 
         def failed(failure: Failure) -> None:
             # Once in a while, however many clients ask for it.
-            self._log.failure("the certificate {key} cannot be shown", failure, key=key)
-            self._keep(key, _Kept(None, source, now + RETRY_SECONDS))
-            for each in self._loading.pop(key):
+            if failure.check(ProxyError):
+                self._log.error(
+                    "the certificate of {key} cannot be shown: {error}", key=key, error=failure.value
+                )
+            else:
+                self._log.failure("the certificate of {key} cannot be shown", failure, key=key)
+            self._keep(contexts, key, _Kept(None, source, now + RETRY_SECONDS))
+            self._loaded(key, waiting)
+            for each in waiting:
                 each.errback(_cannot_be_shown())
 
         load(source).addCallback(loaded).addErrback(failed)
         return waiter
 
-    def _keep(self, key: str, kept: _Kept) -> None:
-        self._kept[key] = kept
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+    def _loaded(self, key: str, waiting: list[Deferred[Chosen]]) -> None:
+        # Unless a newer one is being loaded by now.
+        if key in self._loading and self._loading[key][1] is waiting:
+            del self._loading[key]
+
+    def _keep(self, contexts: OrderedDict[str, _Kept], key: str, kept: _Kept) -> None:
+        contexts[key] = kept
+        contexts.move_to_end(key)
+        most = self._most if contexts is self._stored else min(self._most, MAX_ISSUED)
+        while len(contexts) > most:
+            contexts.popitem(last=False)
 
     def _load_stored(self, certificate: Certificate) -> Deferred[tuple[Certificate, float]]:
         def found(loaded: Certificate | None) -> tuple[Certificate, float]:
             if loaded is None:
-                raise LookupError("it was deleted a moment ago")
+                raise NotFound("it was deleted a moment ago")
             return loaded, float("inf")
 
         return self._with_key(certificate.id).addCallback(found)

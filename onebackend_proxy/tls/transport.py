@@ -48,6 +48,10 @@ RECORD = 16 * 1024
 """Bytes of plain text in one record at most (RFC 8446, 5.1): a read of so many leaves none in OpenSSL."""
 MAX_READS = 4
 """Whole records read in one go."""
+MAX_EMPTY_READS = 1024
+"""Reads in a row that bring nothing: who sends no more than KeyUpdates, or records by the byte, is closed."""
+MAX_UNDER_WAY = 4096
+"""Handshakes under way at one endpoint, at some 50 KiB each; for one more the oldest is given up."""
 LOOK_AGAIN = 0.05
 """Seconds between looks at a ClientHello that is not whole, where the kernel cannot tell of more."""
 
@@ -94,16 +98,19 @@ class UnderWay:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._all: set[Handshaking] = set()
+        # In the order in which they began.
+        self._all: dict[Handshaking, None] = {}
         self._waiting: list[Deferred[None]] = []
 
     def add(self, handshaking: Handshaking) -> None:
         """One began."""
-        self._all.add(handshaking)
+        if len(self._all) >= MAX_UNDER_WAY:
+            next(iter(self._all)).give_up("there were too many at once")
+        self._all[handshaking] = None
 
     def discard(self, handshaking: Handshaking) -> None:
         """One has ended."""
-        self._all.discard(handshaking)
+        self._all.pop(handshaking, None)
         if self._waiting and not self._all:
             # Not before whoever has the connection then knows of it.
             self._reactor.callLater(0, self._tell)
@@ -150,7 +157,12 @@ class Handshaking(Protocol):
 
     def _too_late(self) -> None:
         self._late = None
-        self.choice.refused("the handshake took too long")
+        self.give_up("it took too long")
+
+    def give_up(self, reason: str) -> None:
+        """End the connection now."""
+        self.choice.refused(f"the handshake was given up: {reason}")
+        self.done()
         self.transport.abortConnection()
 
     def done(self) -> None:
@@ -176,6 +188,7 @@ class _Secured(Immediate):
     _stage = _HELLO
     _reading = True
     _seen = 0
+    _empty_reads = 0
     _unblock_by_write = False
     _goodbye = False
     _connection: SSL.Connection | None = None
@@ -269,7 +282,9 @@ class _Secured(Immediate):
         connection.set_app_data(choice.protocols)
         connection.set_context(chosen.context)
         connection.set_accept_state()
-        self._ssl = connection._ssl
+        ssl = self._ssl = connection._ssl
+        # Else one read goes on for as long as a client sends records that carry nothing.
+        _lib.SSL_clear_mode(ssl, _lib.SSL_MODE_AUTO_RETRY)
         self._stage = _HANDSHAKE
         return self._shake()
 
@@ -310,7 +325,9 @@ class _Secured(Immediate):
             _lib.ERR_clear_error()
             size = _lib.SSL_read(ssl, _buffer, RECORD)
             if size <= 0:
-                return self._why(size)
+                self._empty_reads += 1
+                return self._why(size) if self._empty_reads < MAX_EMPTY_READS else CONNECTION_LOST
+            self._empty_reads = 0
             self.protocol.dataReceived(_ffi.buffer(_buffer, size)[:])
             if size < RECORD or not self._reading or self._ssl is None:
                 break
