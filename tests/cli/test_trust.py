@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import pathlib
 
@@ -117,6 +118,30 @@ def test_all_stores_are_changed_even_if_one_cannot_be(
     result = proxy("trust", option)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "wrote a file\n", "oo: certutil failed\n")
     assert told == [(PEM, option == "--install")]
+
+
+def test_a_store_that_cannot_even_be_found(
+    proxy: Oo, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    def nss(machine, root, install, tell):
+        (tmp_path / "none").stat()
+
+    monkeypatch.setattr(trust_module, "change_nss", nss)
+    monkeypatch.setattr(trust_module, "change_system", lambda machine, root, install, tell: tell("done"))
+    result = proxy("trust", "--install")
+    missing = f"oo: {tmp_path / 'none'}: No such file or directory\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "done\n", missing)
+
+
+def test_a_root_that_has_ended_can_only_be_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    for name in ("change_nss", "change_system"):
+        monkeypatch.setattr(trust_module, name, lambda machine, root, install, tell: done.append(install))
+    ended = read_root(LocalAuthority.make(now() - datetime.timedelta(days=3651)).root_pem)
+    with pytest.raises(Refusal, match=f"the certificate ended on {ended.not_after}: it is not to be trusted"):
+        trust_module._change(ended, True)
+    trust_module._change(ended, False)
+    assert done == [False, False]
 
 
 def test_every_store_that_cannot_be_changed_is_told(

@@ -81,8 +81,51 @@ def test_a_folder_of_the_system(tmp_path: pathlib.Path, path: str, program: str)
         f"removed {folder / FILE}",
         f"ran /bin/{program}{fresh}",
         f"the system's store: {folder / FILE} is not there",
+        # It may have failed the first time.
+        f"ran /bin/{program}{fresh}",
     ]
-    assert len(made_.ran) == 3
+    assert len(made_.ran) == 4
+
+
+def test_a_program_that_fails_is_run_again(tmp_path: pathlib.Path) -> None:
+    path, program = SYSTEM[3]
+    file = tmp_path / path / FILE
+    file.parent.mkdir(parents=True)
+    made_ = Made(tmp_path, program)
+    made_.failing = {f"/bin/{program}"}
+    with pytest.raises(Refusal) as caught:
+        made_.system()
+    assert str(caught.value) == f"it failed ({file} stays: try again, or oo trust --uninstall)"
+    assert file.read_text() == PEM
+    for said in (f"removed {file}", f"the system's store: {file} is not there"):
+        made_.told.clear()
+        with pytest.raises(Refusal, match=r"^it failed$"):
+            made_.system(install=False)
+        assert made_.told == [said]
+    made_.failing.clear()
+    made_.system(install=False)
+    assert made_.ran[-1] == [f"/bin/{program}", "--fresh"]
+
+
+def test_no_link_is_written_through(tmp_path: pathlib.Path) -> None:
+    path, program = SYSTEM[3]
+    file = tmp_path / path / FILE
+    file.parent.mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_text("untouched")
+    made_ = Made(tmp_path, program)
+    file.symlink_to(precious)
+    made_.system()
+    assert (precious.read_text(), file.is_symlink(), file.read_text()) == ("untouched", False, PEM)
+    assert [*file.parent.iterdir()] == [file]
+    file.unlink()
+    file.symlink_to(tmp_path / "gone")
+    made_.system(install=False)
+    assert [*file.parent.iterdir()] == []
+    file.mkdir()
+    with pytest.raises(Refusal, match=f"^{file}: Is a directory$"):
+        made_.system()
+    assert [*file.parent.iterdir()] == [file]
 
 
 def test_only_root_may(tmp_path: pathlib.Path) -> None:
@@ -188,6 +231,13 @@ def test_a_root_that_is_only_for_this_machine_is_taken() -> None:
         authority().pem,
         made("localhost").pem,
         PEM + PEM,
+        # What we do not read there, others do.
+        PEM + authority().pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE"),
+        PEM + authority().pem.replace("CERTIFICATE", "X509 CERTIFICATE"),
+        PEM + made("localhost").key_pem,
+        made("localhost").key_pem + PEM,
+        f"a remark\n{PEM}",
+        f"{PEM}a remark\n",
         "",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         PEM.replace("A", "ä"),
@@ -200,6 +250,21 @@ def test_what_could_vouch_for_others_is_not(pem: str) -> None:
         "what came is not the certificate of a local authority",
         "the certificate could vouch for other names than localhost: it is not to be trusted",
     )
+
+
+def test_only_the_certificate_is_kept() -> None:
+    assert read_root("\n  " + PEM.replace("\n", "\r\n") + "\n\n").pem == PEM
+    assert not ROOT.ended
+
+
+def test_a_name_for_the_terminal_only() -> None:
+    extensions: list[Any] = [
+        (x509.BasicConstraints(ca=True, path_length=None), True),
+        (_permitted(*LOCAL), True),
+    ]
+    pem = signed(extensions, new_key(), common_name="a\x1b[31mb").pem
+    with pytest.raises(Refusal, match="the certificate's name has a control character"):
+        read_root(pem)
 
 
 def test_programs_are_run_and_their_last_word_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +281,19 @@ def test_programs_are_run_and_their_last_word_is_told(monkeypatch: pytest.Monkey
         trust_stores._run(["/nowhere/at/all"])
     monkeypatch.setenv("PATH", "/nowhere")
     assert trust_stores._which("no-such-program") is None
+
+
+@pytest.mark.parametrize("path", ["", ":/nowhere", ".:/nowhere"])
+def test_no_program_is_taken_from_where_we_happen_to_be(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    program = tmp_path / "no-such-program"
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    assert trust_stores._which("no-such-program") is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert trust_stores._which("no-such-program") == str(program)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
