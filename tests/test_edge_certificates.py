@@ -76,7 +76,7 @@ class TestEdgeCertificates(Tests):
 
     def test_the_limit_is_a_setting(self) -> None:
         certificates = self.certificates(limits=attrs.evolve(DEFAULTS, tls_contexts=3))
-        assert repr(certificates.contexts) == "<Contexts: 0 of at most 3>"
+        assert repr(certificates.contexts) == "<Contexts: 0 of at most 3, 0 issued here>"
 
     def test_the_local_authority_is_made_once_and_kept(self) -> None:
         one, other = self.certificates(), self.certificates()

@@ -64,7 +64,7 @@ class TestChoosing(ContextsTests):
         assert certificates.loads == ["x.com"]
         assert chosen.certificate.private_key == ""
         assert chosen.certificate == attrs.evolve(certificates.with_keys["x.com"], private_key="")
-        assert repr(certificates.contexts) == "<Contexts: 1 of at most 2048>"
+        assert repr(certificates.contexts) == "<Contexts: 1 of at most 2048, 0 issued here>"
 
     def test_a_client_without_a_name_gets_that_of_the_address(self) -> None:
         certificates = Certificates(record("192.0.2.1"), owned=lambda host: False)
@@ -116,7 +116,7 @@ class TestKept(ContextsTests):
         for number in range(10_000):
             name = f"n{number}.localhost" if number % 2 else f"n{number}.com"
             assert self.alert(certificates, name) == UNRECOGNIZED_NAME
-        assert repr(certificates.contexts) == "<Contexts: 0 of at most 2048>"
+        assert repr(certificates.contexts) == "<Contexts: 0 of at most 2048, 0 issued here>"
         assert (certificates.loads, certificates.contexts._loading) == ([], {})
         assert self.logged == []
 
@@ -126,7 +126,7 @@ class TestKept(ContextsTests):
         certificates = Certificates(*records, kept=50)
         for number in range(3000):
             assert self.chosen(certificates, f"n{number}.com").certificate.id == f"n{number}.com"
-        assert repr(certificates.contexts) == "<Contexts: 50 of at most 50>"
+        assert repr(certificates.contexts) == "<Contexts: 50 of at most 50, 0 issued here>"
         certificates.loads.clear()
         for number in range(2950, 3000):
             self.chosen(certificates, f"n{number}.com")
@@ -142,7 +142,7 @@ class TestKept(ContextsTests):
         certificates = Certificates(kept=5)
         for number in range(20):
             self.chosen(certificates, f"n{number}.localhost")
-        assert repr(certificates.contexts) == "<Contexts: 5 of at most 5>"
+        assert repr(certificates.contexts) == "<Contexts: 0 of at most 5, 5 issued here>"
 
     def test_those_that_fail_too(self) -> None:
         bundle = record("*.x.com")
@@ -151,7 +151,7 @@ class TestKept(ContextsTests):
         certificates.with_keys.clear()
         for number in range(20):
             assert self.alert(certificates, f"n{number}.com") == INTERNAL_ERROR
-        assert repr(certificates.contexts) == "<Contexts: 5 of at most 5>"
+        assert repr(certificates.contexts) == "<Contexts: 5 of at most 5, 0 issued here>"
         assert len(self.flushLoggedErrors(LookupError)) == 20
 
 
@@ -172,7 +172,7 @@ class TestChanges(ContextsTests):
         self.chosen(certificates)
         certificates.publish()
         assert self.alert(certificates) == UNRECOGNIZED_NAME
-        assert repr(certificates.contexts) == "<Contexts: 0 of at most 2048>"
+        assert repr(certificates.contexts) == "<Contexts: 0 of at most 2048, 0 issued here>"
 
     def test_one_that_is_gone_while_it_is_loaded(self) -> None:
         certificates = Certificates(record("x.com"))
