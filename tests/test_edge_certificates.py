@@ -11,6 +11,8 @@ from typing import Any, cast
 import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
@@ -218,9 +220,30 @@ class TestEndpointString(Tests):
         assert parse(self.reactor, "tcp:443", "~/x").folder == pathlib.Path.home() / "x"
 
     def test_what_is_no_endpoint(self) -> None:
-        for text in ("", "443", "nosuch:443"):
+        for text in ("443", "nosuch:443"):
             with self.assertRaises((ValueError, IndexError)):
                 StoredCertificatesEndpoint.parse(self.reactor, text)
+
+    def test_words_that_it_does_not_know_are_told_of(self) -> None:
+        reactor = self.reactor
+        for text, wrong in (
+            ("onebackend:", "no endpoint in it"),
+            ("onebackend:folder=/x", "no endpoint in it"),
+            ("onebackend:tcp:443:/x", "/x"),
+            ("onebackend:tcp\\:443:folders=/x", "folders="),
+            ("onebackend:tcp\\:443:interface=127.0.0.1", "interface="),
+            ("onebackend:tcp\\:443:/x:folder=/y", "/x"),
+        ):
+            with self.subTest(text):
+                with self.assertRaises(ValueError) as caught:
+                    serverFromString(reactor, text)
+                assert f"(here: {wrong})" in str(caught.exception)
+                assert r"write onebackend:tcp\:443:folder=/PATH" in str(caught.exception)
+        for text, folder in (
+            (r"onebackend:tcp\:443:folder=/x", "/x"),
+            (r"onebackend:tcp\:443\:interface\=127.0.0.1:/x", "/x"),
+        ):
+            assert cast(Any, serverFromString(reactor, text)).folder == pathlib.Path(folder)
 
     def listen(self) -> Any:
         endpoint = StoredCertificatesEndpoint.parse(self.reactor, "tcp:443", str(self.folder))
@@ -236,6 +259,13 @@ class TestEndpointString(Tests):
         [(phase, event, call)] = self.reactor.hooks
         assert (phase, event) == ("after", "shutdown")
         self.successResultOf(call())
+
+    def test_a_port_that_cannot_be_had_leaves_nothing_open(self) -> None:
+        closed: list[bool] = []
+        self.patch(self.store, "close", lambda: closed.append(True))
+        self.reactor.failures[443] = OSError(98, "Address already in use")
+        self.failureResultOf(self.listen(), CannotListenError)
+        assert closed == [True] and self.reactor.hooks == []
 
     def test_a_folder_that_is_none(self) -> None:
         self.folder.rmdir()

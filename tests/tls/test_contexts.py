@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from onebackend_proxy.errors import StoreUnavailable
 from onebackend_proxy.tls.client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, BadHello, ClientHello
-from onebackend_proxy.tls.contexts import RETRY_SECONDS, SUMMARY_SECONDS, TICKET_SECONDS
+from onebackend_proxy.tls.contexts import MAX_ISSUED, RETRY_SECONDS, SUMMARY_SECONDS, TICKET_SECONDS
 from onebackend_proxy.tls.transport import Chosen
 
 from .loopback import Certificates
@@ -23,9 +24,20 @@ class ContextsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.logged: list[str] = []
-        observer = cast(ILogObserver, lambda event: self.logged.append(formatEvent(event)))
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.failures = 0
+        globalLogPublisher.addObserver(cast(ILogObserver, self.observe))
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+
+    def observe(self, event: dict[str, Any]) -> None:
+        """Keep the line, and count those that have a traceback."""
+        self.logged.append(formatEvent(event))
+        self.failures += "log_failure" in event
+
+    def loading(self, certificates: Certificates, name: str = "x.com") -> Deferred[Chosen]:
+        """What is chosen is not there yet."""
+        found = certificates.contexts.choose(ClientHello(name, ()), "")
+        assert isinstance(found, Deferred) and not found.called
+        return found
 
     def chosen(self, certificates: Certificates, name: str = "x.com", address: str = "192.0.2.1") -> Chosen:
         """What is chosen, at once or after it was loaded."""
@@ -152,7 +164,35 @@ class TestKept(ContextsTests):
         for number in range(20):
             assert self.alert(certificates, f"n{number}.com") == INTERNAL_ERROR
         assert repr(certificates.contexts) == "<Contexts: 5 of at most 5, 0 issued here>"
-        assert len(self.flushLoggedErrors(LookupError)) == 20
+        assert len(self.logged) == 20 and self.failures == 0
+
+    def test_names_that_anybody_makes_up_push_out_no_stored_one(self) -> None:
+        certificates = Certificates(record("x.com"), kept=20)
+        stored = self.chosen(certificates)
+        for number in range(60):
+            self.chosen(certificates, f"n{number}.localhost")
+        assert repr(certificates.contexts) == "<Contexts: 1 of at most 20, 20 issued here>"
+        assert self.chosen(certificates) is stored and certificates.loads == ["x.com"]
+
+    def test_stored_ones_push_out_no_local_one(self) -> None:
+        bundle = record("*.x.com")
+        records = [attrs.evolve(bundle, id=f"n{each}.com", names=(f"n{each}.com",)) for each in range(20)]
+        certificates = Certificates(*records, kept=5)
+        local = self.chosen(certificates, "localhost")
+        for number in range(20):
+            self.chosen(certificates, f"n{number}.com")
+        assert self.chosen(certificates, "localhost") is local
+
+    def test_local_ones_have_a_bound_of_their_own(self) -> None:
+        certificates = Certificates()
+        first = self.chosen(certificates, "n0.localhost")
+        for number in range(1, MAX_ISSUED):
+            self.chosen(certificates, f"n{number}.localhost")
+        assert self.chosen(certificates, "n0.localhost") is first
+        # What was used last stays.
+        self.chosen(certificates, "one-more.localhost")
+        assert repr(certificates.contexts) == f"<Contexts: 0 of at most 2048, {MAX_ISSUED} issued here>"
+        assert self.chosen(certificates, "n0.localhost") is first
 
 
 class TestChanges(ContextsTests):
@@ -177,25 +217,57 @@ class TestChanges(ContextsTests):
     def test_one_that_is_gone_while_it_is_loaded(self) -> None:
         certificates = Certificates(record("x.com"))
         certificates.held = []
-        found = certificates.contexts.choose(ClientHello("x.com", ()), "")
-        assert isinstance(found, Deferred)
+        found = self.loading(certificates)
         certificates.publish()
         certificates.held[0].callback(None)
         assert self.failureResultOf(found, BadHello).value.alert == INTERNAL_ERROR
-        assert len(self.flushLoggedErrors(LookupError)) == 1
+        assert self.logged == ["the certificate of x.com cannot be shown: it was deleted a moment ago"]
+        assert self.failures == 0
         assert self.alert(certificates) == UNRECOGNIZED_NAME
 
     def test_one_that_changes_while_it_is_loaded(self) -> None:
         old, new = record("x.com"), record("x.com")
+        for newer_first in (False, True):
+            certificates = Certificates(old)
+            held = certificates.held = []
+            for_old = [self.loading(certificates) for _ in range(2)]
+            certificates.publish(new)
+            # Who comes now waits for the new one, and not behind the old one.
+            for_new = [self.loading(certificates) for _ in range(2)]
+            assert certificates.loads == ["x.com"] * 2
+            for each in (1, 0) if newer_first else (0, 1):
+                held[each].callback((old, new)[each])
+                for waiter in (for_old, for_new)[each]:
+                    assert self.successResultOf(waiter).certificate.serial == (old, new)[each].serial
+            certificates.held = None
+            assert self.chosen(certificates).certificate.serial == new.serial
+            assert certificates.contexts._loading == {}
+
+    def test_one_more_that_comes_after_the_older_one_was_loaded(self) -> None:
+        old, new = record("x.com"), record("x.com")
         certificates = Certificates(old)
-        certificates.held = []
-        found = certificates.contexts.choose(ClientHello("x.com", ()), "")
-        assert isinstance(found, Deferred)
+        held = certificates.held = []
+        self.loading(certificates)
         certificates.publish(new)
-        certificates.held[0].callback(old)
-        self.successResultOf(found)
+        first = self.loading(certificates)
+        held[0].callback(old)
+        second = self.loading(certificates)
+        assert certificates.loads == ["x.com"] * 2
+        held[1].callback(new)
+        assert self.successResultOf(first) is self.successResultOf(second)
+
+    def test_an_older_one_that_cannot_be_loaded_stops_no_newer_one(self) -> None:
+        certificates = Certificates(record("x.com"))
+        held = certificates.held = []
+        for_old = self.loading(certificates)
+        certificates.publish(record("x.com"))
+        for_new = self.loading(certificates)
+        held[0].errback(StoreUnavailable("locked"))
+        self.failureResultOf(for_old, BadHello)
+        held[1].callback(certificates.with_keys["x.com"])
+        newer = self.successResultOf(for_new)
         certificates.held = None
-        assert self.chosen(certificates).certificate.serial == new.serial
+        assert self.chosen(certificates) is newer
 
     def test_the_one_that_is_valid_goes_before_the_one_that_has_ended(self) -> None:
         later = now() + 60 * DAY
@@ -254,7 +326,7 @@ class TestFailures(ContextsTests):
         for _ in range(100):
             assert self.alert(certificates) == INTERNAL_ERROR
         assert certificates.loads == ["x.com"]
-        assert len(self.flushLoggedErrors(LookupError)) == 1
+        assert len(self.logged) == 1 and self.failures == 0
         certificates.with_keys.update(whole)
         certificates.clock.advance(RETRY_SECONDS)
         assert self.chosen(certificates).certificate.id == "x.com"
@@ -263,9 +335,21 @@ class TestFailures(ContextsTests):
         certificates = Certificates(record("x.com"))
         certificates.with_keys.clear()
         assert self.alert(certificates) == INTERNAL_ERROR
-        self.flushLoggedErrors(LookupError)
         certificates.publish(record("x.com"))
         assert self.chosen(certificates).certificate.id == "x.com"
+
+    def test_what_is_known_to_happen_is_a_line_and_the_rest_has_a_traceback(self) -> None:
+        for error, failures in ((StoreUnavailable("locked", detail="proxy.sqlite"), 0), (OSError("odd"), 1)):
+            self.logged.clear()
+            certificates = Certificates(record("x.com"))
+            certificates.held = []
+            found = self.loading(certificates)
+            certificates.held[0].errback(error)
+            self.failureResultOf(found, BadHello)
+            assert len(self.logged) == 1 and self.logged[0].startswith("the certificate of x.com cannot be")
+            assert self.failures == failures
+        self.logged.clear()
+        assert len(self.flushLoggedErrors(OSError)) == 1
 
     def test_a_key_that_does_not_match(self) -> None:
         good = record("x.com")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from onebackend_proxy.tls import transport
 from onebackend_proxy.tls.endpoint import TlsEndpoint
+from onebackend_proxy.tls.transport import Handshaking, UnderWay
 from onebackend_proxy.transports import prepare_port
 
 from .loopback import LoopbackTests, ServedFactory, client_context
@@ -168,3 +174,150 @@ class TestHandshakesUnderWay(LoopbackTests):
         self.successResultOf(done)
         # The client may go on all the same.
         assert len(self.clock.getDelayedCalls()) == 1
+
+    def test_for_one_more_than_there_may_be_the_oldest_is_given_up(self) -> None:
+        self.patch(transport, "MAX_UNDER_WAY", 3)
+        self.endpoint()
+        clients = []
+        for _ in range(4):
+            clients.append(self.client())
+            clients[-1].sock.send(clients[-1].begin())
+            self.until(lambda: clients[-1].wire or clients[-1].eof, clients[-1])
+        self.until(lambda: clients[0].eof, *clients)
+        assert any(
+            line.endswith("because: the handshake was given up: there were too many at once")
+            for line in self.logged
+        )
+        for client in clients[1:]:
+            client.handshake()
+        self.until(lambda: len(self.factory.built) == 3, *clients)
+        assert self.clock.getDelayedCalls() == []
+
+    def test_those_that_are_complete_are_not_counted(self) -> None:
+        self.patch(transport, "MAX_UNDER_WAY", 2)
+        self.endpoint()
+        opened = [self.open() for _ in range(5)]
+        for client, served in opened:
+            client.send(b"still")
+            self.until(lambda served=served: served.data == b"still", client)  # type: ignore[misc]
+        assert all(served.lost is None for _, served in opened)
+
+    def test_many_that_wait_for_a_certificate_are_bounded_too(self) -> None:
+        self.patch(transport, "MAX_UNDER_WAY", 3)
+        held = self.certificates.held = []
+        self.endpoint()
+        clients = [self.client() for _ in range(6)]
+        for client in clients:
+            client.sock.send(client.begin())
+        self.until(lambda: sum(client.eof for client in clients) == 3, *clients)
+        self.settle(*clients)
+        held[0].callback(self.certificates.with_keys["x.com"])
+        left = [client for client in clients if not client.eof]
+        for client in left:
+            client.handshake()
+        self.until(lambda: len(self.factory.built) == 3, *left)
+
+
+class _Choice:
+    """Keeps why handshakes were given up."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def refused(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class _Transport:
+    aborted = 0
+
+    def abortConnection(self) -> None:
+        self.aborted += 1
+
+
+class TestUnderWay(SynchronousTestCase):
+    """The list of handshakes by itself, with a clock and no sockets."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.under_way = UnderWay(self.clock)
+        self.choice: Any = _Choice()
+
+    def begin(self, timeout: float = 10) -> Handshaking:
+        """One that has just been accepted."""
+        handshaking = Handshaking(self.choice, lambda address: None, timeout, self.clock, self.under_way)
+        handshaking.makeConnection(cast(Any, _Transport()))
+        return handshaking
+
+    def lose(self, handshaking: Handshaking) -> None:
+        handshaking.connectionLost(Failure(ConnectionDone()))
+
+    def test_none_from_the_beginning(self) -> None:
+        self.successResultOf(self.under_way.none(5))
+        assert self.clock.getDelayedCalls() == []
+
+    def test_it_fires_after_the_last_one_and_not_in_its_midst(self) -> None:
+        one, other = self.begin(), self.begin()
+        waiting = [self.under_way.none(5), self.under_way.none(7)]
+        one.done()
+        self.clock.advance(1)
+        self.assertNoResult(waiting[0])
+        self.lose(other)
+        self.assertNoResult(waiting[0])
+        self.clock.advance(0)
+        for each in waiting:
+            assert self.successResultOf(each) is None
+        assert self.clock.getDelayedCalls() == []
+
+    def test_after_some_seconds_it_fires_all_the_same(self) -> None:
+        one = self.begin()
+        short, long = self.under_way.none(2), self.under_way.none(5)
+        self.clock.advance(2)
+        assert self.successResultOf(short) is None
+        self.assertNoResult(long)
+        # Who was told already is not told again.
+        one.done()
+        self.clock.advance(0)
+        assert self.successResultOf(long) is None
+
+    def test_the_end_of_one_that_ended_is_nothing(self) -> None:
+        one = self.begin()
+        one.done()
+        self.lose(one)
+        other = self.begin()
+        waiting = self.under_way.none(5)
+        self.lose(one)
+        self.clock.advance(0)
+        self.assertNoResult(waiting)
+        self.lose(other)
+        self.clock.advance(0)
+        self.successResultOf(waiting)
+
+    def test_one_that_takes_too_long_has_ended(self) -> None:
+        one = self.begin(timeout=3)
+        waiting = self.under_way.none(5)
+        self.clock.advance(3)
+        self.clock.advance(0)
+        assert one.transport.aborted == 1
+        assert self.choice.reasons == ["the handshake was given up: it took too long"]
+        self.successResultOf(waiting)
+        self.lose(one)
+        assert self.clock.getDelayedCalls() == []
+
+    def test_as_many_as_there_may_be(self) -> None:
+        self.patch(transport, "MAX_UNDER_WAY", 3)
+        all = [self.begin() for _ in range(3)]
+        assert self.choice.reasons == []
+        # One in the middle ends: there is room.
+        all[1].done()
+        all.append(self.begin())
+        assert [each.transport.aborted for each in all] == [0] * 4
+        # For each one more, the one that began first.
+        all += [self.begin(), self.begin()]
+        assert [each.transport.aborted for each in all] == [1, 0, 1, 0, 0, 0]
+        assert self.choice.reasons == ["the handshake was given up: there were too many at once"] * 2
+        # Their time is no more.
+        assert len(self.clock.getDelayedCalls()) == 3
+        for each in all:
+            self.lose(each)
+        self.successResultOf(self.under_way.none(1))

@@ -532,12 +532,23 @@ class TestResumption(LoopbackTests):
             renew = lambda: self.certificates.publish(record("x.com", "*.x.com"))  # noqa: E731
             assert self.resumed(version, "x.com", "x.com", renew)
 
-    def test_another_name_of_the_same_certificate_and_another_certificate(self) -> None:
-        """What is shown is by the name that is asked for now, whatever the ticket was for."""
+    def test_another_name_of_the_same_certificate(self) -> None:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            assert self.resumed(version, "x.com", "a.x.com")
+
+    def test_not_under_another_certificate(self) -> None:
+        """RFC 6066, 3: the client is asked for anew, and sees the certificate of the name that it wants."""
         self.certificates.publish(record("x.com", "*.x.com"), record("y.com"))
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            for second in ("a.x.com", "y.com"):
-                self.resumed(version, "x.com", second)
+            for first, second in (("x.com", "y.com"), ("y.com", "a.x.com")):
+                assert not self.resumed(version, first, second)
+
+    def test_the_longest_name_is_no_trouble(self) -> None:
+        """What OpenSSL tells sessions apart by has 32 bytes at most."""
+        name = ".".join(("n" * 60, "m" * 60, "l" * 60, "x.com"))
+        self.certificates.publish(record(name))
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            assert self.resumed(version, name, name)
 
     def test_a_ticket_of_yesterday(self) -> None:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
