@@ -25,8 +25,9 @@ class ContextsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.logged: list[str] = []
         self.failures = 0
-        globalLogPublisher.addObserver(cast(ILogObserver, self.observe))
-        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        observer = cast(ILogObserver, self.observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def observe(self, event: dict[str, Any]) -> None:
         """Keep the line, and count those that have a traceback."""
