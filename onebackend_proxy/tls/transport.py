@@ -322,13 +322,16 @@ class _Secured(Immediate):
             return self._step()
         ssl = self._ssl
         for _read in range(MAX_READS):
-            _lib.ERR_clear_error()
             size = _lib.SSL_read(ssl, _buffer, RECORD)
+            if size <= 0 and _lib.SSL_get_error(ssl, size) == _lib.SSL_ERROR_SSL:
+                # Again, with nothing in OpenSSL's queue of errors that may be somebody else's.
+                _lib.ERR_clear_error()
+                size = _lib.SSL_read(ssl, _buffer, RECORD)
             if size <= 0:
                 self._empty_reads += 1
                 return self._why(size) if self._empty_reads < MAX_EMPTY_READS else CONNECTION_LOST
             self._empty_reads = 0
-            self.protocol.dataReceived(_ffi.buffer(_buffer, size)[:])
+            self.protocol.dataReceived(_ffi.unpack(_buffer, size))
             if size < RECORD or not self._reading or self._ssl is None:
                 break
         return None
@@ -362,6 +365,12 @@ class _Secured(Immediate):
         return super().doWrite()
 
     def _send_now(self, data: bytes) -> int:
+        ssl = self._ssl
+        if 0 < len(data) <= RECORD and ssl is not None and self._stage == _OPEN:
+            # Most often all that there is to it.
+            sent = _lib.SSL_write(ssl, data, len(data))
+            if sent > 0:
+                return int(sent)
         sent = self.writeSomeData(data)
         # Broken: the reactor's own attempt finds it out again, and acts on it.
         return sent if isinstance(sent, int) else 0

@@ -10,6 +10,7 @@ import termios
 import time
 from collections.abc import Iterable
 
+from OpenSSL._util import ffi, lib
 from twisted.internet.error import ConnectionLost
 
 from onebackend_proxy.tls.transport import MAX_EMPTY_READS, MAX_READS, RECORD
@@ -221,3 +222,27 @@ class TestSlowRecords(FloodTests):
         self.byte_by_byte(client, served, record)
         assert served.lost is not None and served.lost.check(ConnectionLost)
         assert served.data == b""
+
+
+class TestErrorsOfOthers(FloodTests):
+    """OpenSSL has a queue of errors, which is the thread's: before 4.0 those of others looked like ours."""
+
+    def leave_an_error(self) -> None:
+        bio = lib.BIO_new(lib.BIO_s_mem())
+        assert lib.d2i_X509_bio(bio, ffi.NULL) == ffi.NULL and lib.ERR_peek_error()
+        lib.BIO_free(bio)
+
+    def test_they_break_no_connection(self) -> None:
+        client, served, records = self.crafted_13()
+        record = records.record(b"request")
+        self.send_all(client, served, record[:10])
+        self.leave_an_error()
+        self.turn()
+        assert served.lost is None
+        self.leave_an_error()
+        self.send_all(client, served, record[10:])
+        self.until(lambda: served.data == b"request")
+        self.leave_an_error()
+        served.transport.write(b"answer")
+        assert client.read() == b"answer"
+        assert served.lost is None
