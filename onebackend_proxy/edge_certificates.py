@@ -33,6 +33,7 @@ from .tls.endpoint import TlsEndpoint
 LOCAL_ROOT = "local-authority.pem"
 """The file in the data folder with the local authority's root: for clients, and no secret."""
 _SECRET = "local-authority"
+_SPELLING = r"write onebackend:tcp\:443:folder=/PATH, with \: and \= in the inner endpoint"
 
 
 class EdgeCertificates:
@@ -148,12 +149,14 @@ class StoredCertificatesEndpoint:
         folder = named.pop("folder", "") or (more.pop(0) if more else "")
         if not inner or more or named:
             unknown = ", ".join([*more, *(f"{name}=" for name in named)]) or "no endpoint in it"
-            raise ValueError(
-                r"write onebackend:tcp\:443:folder=/PATH, with \: and \= in the inner endpoint"
-                f" (here: {unknown})"
-            )
+            raise ValueError(f"{_SPELLING} (here: {unknown})")
         place = pathlib.Path(folder or os.environ.get("OB_FOLDER") or default_folder())
-        return cls(reactor, serverFromString(reactor, inner), place.expanduser().absolute())
+        try:
+            endpoint = serverFromString(reactor, inner)
+        except (TypeError, IndexError):
+            # Half of it: the rest was taken for words of ours.
+            raise ValueError(_SPELLING) from None
+        return cls(reactor, endpoint, place.expanduser().absolute())
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See `twisted.internet.interfaces.IStreamServerEndpoint`; `errors.SettingError` for a bad folder."""

@@ -36,14 +36,18 @@ class TestCertificateFiles(TestCase):
         self.successResultOf(self.store.save_certificates([certificate]))
         return certificate
 
+    def kept(self) -> tuple[Certificate, ...]:
+        found: tuple[Certificate, ...] = self.successResultOf(self.store.certificates())
+        return found
+
     def publish(self) -> Deferred[Any]:
         """Publish what the store has, and wait until the files are as they will be."""
-        self.files.publish(self.successResultOf(self.store.certificates()))
+        self.files.publish(self.kept())
         return Deferred.fromCoroutine(self._settled())
 
     async def _settled(self) -> None:
         while self.files._working:
-            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.01)
 
     def live(self) -> set[str]:
         live = self.folder / "certs" / "live"
@@ -87,7 +91,7 @@ class TestCertificateFiles(TestCase):
         assert self.files._again is not None
         (self.folder / "certs").unlink()
         while not self.live():
-            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.01)
         await self._settled()
         assert self.files._again is None
 
@@ -95,7 +99,7 @@ class TestCertificateFiles(TestCase):
         self.save("a.example")
         await self.publish()
         self.save("b.example")
-        certificates = self.successResultOf(self.store.certificates())
+        certificates = self.kept()
         self.store.failure = StoreUnavailable("busy")
         self.files.publish(certificates)
         await self._settled()

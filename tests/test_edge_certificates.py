@@ -239,6 +239,10 @@ class TestEndpointString(Tests):
                     serverFromString(reactor, text)
                 assert f"(here: {wrong})" in str(caught.exception)
                 assert r"write onebackend:tcp\:443:folder=/PATH" in str(caught.exception)
+        for text in ("onebackend:tcp:443", "onebackend:tcp"):
+            with self.assertRaises(ValueError) as caught:
+                serverFromString(reactor, text)
+            assert str(caught.exception).startswith(r"write onebackend:tcp\:443:folder=/PATH")
         for text, folder in (
             (r"onebackend:tcp\:443:folder=/x", "/x"),
             (r"onebackend:tcp\:443\:interface\=127.0.0.1:/x", "/x"),

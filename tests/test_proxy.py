@@ -123,7 +123,9 @@ class TestFollowingTheStore(AssemblyTests):
             chosen = proxy.edge.choose(Mock(host=host, target=target))
         except ProxyError as error:
             return error.status
-        return dict(chosen.headers)[b"Location"] if isinstance(chosen, Answer) else chosen.name
+        if isinstance(chosen, Answer):
+            return dict(chosen.headers)[b"Location"]
+        return None if chosen is None else chosen.name
 
     def test_routes_and_redirects(self) -> None:
         self.store.save_routes([Route("x.com", "http://10.0.0.1:8000")])

@@ -194,6 +194,12 @@ def a_table(*routes):
     return RouteTable(routes)
 
 
+def an_upstream(upstreams: RouteUpstreams, route: Route) -> Upstream:
+    upstream = upstreams.of(route)
+    assert upstream is not None
+    return upstream
+
+
 def test_the_upstream_of_a_route_is_made_once():
     upstreams = RouteUpstreams(Targets(lambda slug: None))
     route = Route("x.com", "http://10.0.0.1")
@@ -204,11 +210,11 @@ def test_the_upstream_of_a_route_is_made_once():
 
 def test_what_was_learned_of_an_address_outlives_a_change_of_its_route():
     upstreams = RouteUpstreams(Targets(lambda slug: None))
-    before = upstreams.of(Route("x.com", "http://10.0.0.1"))
+    before = an_upstream(upstreams, Route("x.com", "http://10.0.0.1"))
     changed = Route(
         "x.com", targets=(WeightedTarget("http://10.0.0.1", 2), WeightedTarget("http://10.0.0.2"))
     )
-    after = upstreams.of(changed)
+    after = an_upstream(upstreams, changed)
     assert after is not before and after.endpoints[0] is before.endpoints[0]
 
 
@@ -216,7 +222,7 @@ def test_routes_that_are_gone_are_forgotten():
     upstreams = RouteUpstreams(Targets(lambda slug: None))
     kept, gone = Route("x.com", "http://10.0.0.1"), Route("y.com", "http://10.0.0.2")
     upstreams.publish(a_table(kept, gone))
-    assert [upstreams.of(route).name for route in (kept, gone)] == ["x.com", "y.com"]
+    assert [an_upstream(upstreams, route).name for route in (kept, gone)] == ["x.com", "y.com"]
     assert len(upstreams.endpoints()) == 2
     upstreams.publish(a_table(kept))
     gc.collect()
@@ -225,7 +231,7 @@ def test_routes_that_are_gone_are_forgotten():
 
 def test_a_new_address_is_looked_at():
     targets = Targets(lambda slug: None)
-    looked_at = []
+    looked_at: list[EndpointState] = []
     targets.watch = looked_at.append
     made = targets.upstream_of("x", ["http://10.0.0.1", "http://10.0.0.2", "http://10.0.0.1"])
     assert tuple(looked_at) == made().endpoints

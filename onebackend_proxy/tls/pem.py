@@ -123,7 +123,14 @@ def read_certificate(block: Block) -> x509.Certificate:
             raise ValueError
     except UnsupportedAlgorithm:
         raise ValueError(f"has a certificate (block {block.number}) whose key is of no known kind") from None
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (
+        ValueError,
+        # What older versions of the library make of a name of an unknown type.
+        KeyError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         raise ValueError(f"has a broken certificate (block {block.number})") from None
     return certificate
 
