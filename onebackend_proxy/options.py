@@ -70,8 +70,9 @@ def _endpoint(text: str) -> str:
     try:
         serverFromString(reactor, text)
     except Exception as error:
-        # The endpoint parsers raise whatever their arguments make them raise.
-        raise ValueError(f"{text!r} is not an endpoint such as {DEFAULT_LISTEN}: {error}") from None
+        # The endpoint parsers raise whatever their arguments make them raise: a ValueError is for people.
+        why = f": {error}" if type(error) is ValueError else ""
+        raise ValueError(f"{text!r} is not an endpoint such as {DEFAULT_LISTEN}{why}") from None
     return text
 
 
@@ -80,7 +81,7 @@ def _endpoints(text: str) -> tuple[str, ...]:
 
 
 def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) < 65536:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 0 < int(text) < 65536:
         raise ValueError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
 
@@ -261,7 +262,10 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
     limits = Limits(**{limit.field: values.pop(limit.field) for limit in LIMITS if limit.field in values})
     values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
     # Who names a port of the edge, or tests it, wants it.
-    values["edge"] = any(values.get(name) for name in ("edge", "edge_test_mode", "http", "https"))
+    wanting = [name for name in ("edge_test_mode", "http", "https") if values.get(name)]
+    if wanting and values.get("edge") is False:
+        raise SettingError(f"OB_EDGE_PROXY: is false, and --{wanting[0].replace('_', '-')} is for the edge")
+    values["edge"] = bool(wanting) or values.get("edge", False)
     return Settings(**values, limits=limits)
 
 

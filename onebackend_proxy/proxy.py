@@ -155,8 +155,11 @@ class ProxyService(Service):
             assert self._published is not None
             return self._published
 
-        http = self.edge if self.settings.edge_test_mode else self.plain_edge
-        return EdgeView(published, self.certificates.certificate_for, self.edge.choose, http.choose)
+        if self.settings.edge_test_mode:
+            return EdgeView(published, self.certificates.certificate_for, None, self.edge.choose)
+        return EdgeView(
+            published, self.certificates.certificate_for, self.edge.choose, self.plain_edge.choose
+        )
 
     def client_address(self, request: Request) -> str:
         """Whose request it is, behind whatever trusted proxies: the throttle and the access log agree."""

@@ -192,8 +192,26 @@ def test_who_names_an_endpoint_of_the_edge_wants_it(options, edge):
     assert settings_from(options, {}).edge == edge
 
 
+@pytest.mark.parametrize("option", [{"http": "tcp:80"}, {"https": "tcp:443"}, {"edge-test-mode": 1}])
+def test_an_edge_that_is_off_has_no_endpoints(option):
+    [name] = option
+    with pytest.raises(SettingError) as caught:
+        settings_from(option, {"OB_EDGE_PROXY": "false"})
+    assert caught.value.message == f"OB_EDGE_PROXY: is false, and --{name} is for the edge"
+
+
+def test_what_is_wrong_with_an_endpoint_is_told_in_words_for_people():
+    for text in ("tcp", "tcp:1:2:3:4:5", "unix"):
+        assert refused({"http": text}) == f"--http: {text!r} is not an endpoint such as {DEFAULT_LISTEN}"
+
+
+PORTS_THAT_ARE_NONE = ["0000199999", "0", "65536", "99999999999", "-1", "http", "80 ", "\u0668\u0660", "8.0"]
+
+
 @pytest.mark.parametrize("option", ["http-port", "https-port"])
-@pytest.mark.parametrize("text", ["0", "65536", "99999999999", "-1", "http", "80 ", "\u0668\u0660", "8.0"])
+@pytest.mark.parametrize("text", PORTS_THAT_ARE_NONE)
+    "text", ["0000199999", "0", "65536", "99999999999", "-1", "web", "80 ", "\u0668\u0660", "8.0"]
+)
 def test_a_port_is_a_port(option, text):
     assert refused({option: text}) == f"--{option}: {text!r} is not a port from 1 to 65535"
 

@@ -173,7 +173,7 @@ class TestTunnel(TunnelTests):
 
     def test_one_that_begins_while_the_proxy_stops_ends_at_once(self) -> None:
         self.exchanges.drain(20)
-        exchange, service, tunnel = self.switched()
+        exchange, service, _tunnel = self.switched()
         assert self.downstream.trailers == []
         assert service.closed
         self.assert_over(exchange)

@@ -39,12 +39,13 @@ Choose = Callable[[OutgoingRequest], Upstream | OwnAnswer | None]
 class EdgeView:
     """The edge, as far as it can be looked at: what it serves by, and what its two ports do with a request.
 
-    `certificate_for` takes a canonical host, as in the id of a Route, and makes none.
+    `certificate_for` takes a canonical host, as in the id of a Route, and makes none. `https` is None where
+    all is served in clear.
     """
 
     published: Callable[[], Published]
     certificate_for: Callable[[str], Certificate | None]
-    https: Choose
+    https: Choose | None
     http: Choose
 
 
@@ -120,6 +121,8 @@ def explain(asked: Asked, published: Published, edge: EdgeView | None, now: floa
     told: Json = {"url": asked.url, "edge": edge is not None, **_matched(redirects, routes)}
     if edge is None:
         return {**told, "answer": _unserved(asked, path, redirects, routes)}
+    if edge.https is None:
+        return {**told, **_outcome(edge.http, asked, False, now)}
     certificate = edge.certificate_for(asked.host)
     shown = None if certificate is None else _certificate_json(certificate, now)
     http = _outcome(edge.http, asked, False, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -20,13 +21,18 @@ from .permissions import ROUTE_EDIT, ROUTE_VIEW
 from .rules import SaveRedirectsBody, SaveRoutesBody
 from .shapes import redirect_json, route_json
 
+R = TypeVar("R", Route, Redirect)
 LocalRoot = Callable[[], Deferred[str]]
 """Gives the local authority's root certificate, in PEM."""
 
 
-def _routes(store: IStore) -> Collection[Route]:
+LARGE_BODY = 32 * 1024
+"""Bytes of a body that is checked in a thread: ten thousand routes take a while, and others are served."""
+
+
+def _routes(store: IStore, in_thread: InThread) -> Collection[Route]:
     async def records_in(call: Call) -> list[Route]:
-        return call.body(SaveRoutesBody).records()
+        return await _records(lambda: call.body(SaveRoutesBody).records(), call, in_thread)
 
     async def save(routes: Sequence[Route]) -> Sequence[Route]:
         await store.save_routes(routes)
@@ -44,9 +50,16 @@ def _routes(store: IStore) -> Collection[Route]:
     )
 
 
-def _redirects(store: IStore) -> Collection[Redirect]:
+async def _records(read: Callable[[], list[R]], call: Call, in_thread: InThread) -> list[R]:
+    if len(call.content) < LARGE_BODY:
+        return read()
+    found: list[R] = await in_thread(read)
+    return found
+
+
+def _redirects(store: IStore, in_thread: InThread) -> Collection[Redirect]:
     async def records_in(call: Call) -> list[Redirect]:
-        return call.body(SaveRedirectsBody).records()
+        return await _records(lambda: call.body(SaveRedirectsBody).records(), call, in_thread)
 
     async def save(redirects: Sequence[Redirect]) -> Sequence[Redirect]:
         await store.save_redirects(redirects)
@@ -84,8 +97,8 @@ def proxy_operations(
 ) -> list[Operation]:
     """The calls of proxy-svc over `store`; `edge` and `local_root` are None where there is no edge."""
     return [
-        *collection_operations(_routes(store)),
-        *collection_operations(_redirects(store)),
+        *collection_operations(_routes(store, in_thread)),
+        *collection_operations(_redirects(store, in_thread)),
         *collection_operations(certificates(store, seconds, in_thread)),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),

@@ -21,7 +21,7 @@ from ..addresses import check_redirect_target, check_target
 from ..balancing import Balance
 from ..errors import BadRequest
 from ..records import BUILT_IN_SLUGS
-from ..routing import canonical_id, is_slug
+from ..routing import canonical_id, is_slug, redirect_location
 from ..tls.certificates import certificate_name
 from ..units import MAX_SECONDS, parse_seconds
 from .echo import bounded, quoted
@@ -135,6 +135,13 @@ def _password(value: object) -> str:
     return text
 
 
+def _redirect_target(value: object) -> str:
+    target = check_redirect_target(_string(value))
+    # What cannot be sent is not kept.
+    redirect_location("", target, "/", b"/")
+    return target
+
+
 def _redirect_code(value: object) -> int:
     code = _integer(value)
     if code not in _REDIRECT_CODES:
@@ -200,7 +207,7 @@ _RULES: dict[Any, Rule] = {
     Password: _password,
     CanonicalId: lambda value: canonical_id(_string(value)),
     Target: lambda value: check_target(_string(value)),
-    RedirectTarget: lambda value: check_redirect_target(_string(value)),
+    RedirectTarget: _redirect_target,
     RedirectCode: _redirect_code,
     BalanceWord: _balance,
     Weight: _between(1, MAX_WEIGHT),

@@ -38,7 +38,9 @@ def explained(told: Mapping[str, Any]) -> str:
     lines.append(("match", _rule(match) if match else "no redirect, route or service matches"))
     for loser in items_of(told, "lost"):
         lines.append(("", f"not {_rule(loser)}: {text_of(loser, 'why')}"))
-    lines.append(("answer", _answer(told.get("answer"), match)))
+    unshown = "certificate" in told and not told["certificate"] and text_of(told, "url").startswith("https:")
+    answer = "none: the TLS handshake is refused" if unshown else _answer(told.get("answer"), match)
+    lines.append(("answer", answer))
     upstream = told.get("upstream")
     if isinstance(upstream, dict):
         lines += _upstream_lines(upstream)

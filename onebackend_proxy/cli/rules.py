@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -65,6 +66,12 @@ def _save(settings: Settings, kind: Kind, items: list[Item]) -> None:
     try:
         answer = settings.session().call("PUT", kind.path, {kind.key: [item.value for item in items]})
     except Refusal as error:
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise Refusal(
+                f"{len(items)} {kind.key} are more than one save takes: {error};"
+                " save them in parts, each of which is saved whole or not at all",
+                error.status,
+            ) from None
         raise Refusal(in_their_words(str(error), items, kind.key), error.status) from None
     saved = items_of(answer, kind.key)
     settings.show(answer, "\n".join(f"saved {text_of(i, 'id')} -> {target_of(i)}" for i in saved))

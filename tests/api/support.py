@@ -62,7 +62,13 @@ class Api:
     """The built-in services over a store (a `MemoryStore` unless another is given)."""
 
     def __init__(
-        self, store: Any = None, *, edge: Any = None, local_root: Any = None, **options: Any
+        self,
+        store: Any = None,
+        *,
+        edge: Any = None,
+        local_root: Any = None,
+        in_thread: Any = maybeDeferred,
+        **options: Any,
     ) -> None:
         self.clock = new_clock()
         self.store = MemoryStore() if store is None else store
@@ -81,7 +87,7 @@ class Api:
             edge=edge,
             local_root=local_root,
             seconds=self.clock.seconds,
-            in_thread=maybeDeferred,
+            in_thread=in_thread,
         )
         for slug, resource in services.items():
             self.root.putChild(slug, resource)

@@ -55,7 +55,8 @@ class Edge:
         edge.publish(self.published)
         http = PlainEdge(edge) if plain else edge
         self.asked: list[str] = []
-        self.view = EdgeView(lambda: self.published, self.certificate_for, edge.choose, http.choose)
+        https = edge.choose if plain else None
+        self.view = EdgeView(lambda: self.published, self.certificate_for, https, http.choose)
 
     def upstream_of(self, route: Route) -> Upstream:
         if route.target == "service:gone":
@@ -180,7 +181,10 @@ def test_an_address_as_the_host():
 
 
 def test_in_test_mode_port_80_relays():
-    assert told("x.com", Edge(plain=False))["port80"] is None
+    # In test mode: all is served in clear.
+    found = told("old.com/x", Edge(plain=False))
+    assert found["answer"] == {"status": 301, "location": "https://x.com/base/x"}
+    assert "certificate" not in found and "port80" not in found
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.trial.unittest import TestCase
 
 from .support import Api
@@ -99,6 +99,32 @@ class ProxyTests(TestCase):
         self.assertEqual(len(self.listed()), 10_000)
         reply = self.save(*routes, {"id": "a.com", "target": "http://a"})
         self.assertEqual((reply.status, reply.error), (400, "routes: has more than 10000 items"))
+
+    def test_what_is_large_is_checked_in_a_thread(self):
+        ran = []
+
+        def in_thread(work):
+            ran.append(work)
+            return maybeDeferred(work)
+
+        self.api = Api(in_thread=in_thread)
+        self.successResultOf(self.api.start())
+        self.admin = self.do(self.api.login())
+        few = [{"id": "a.com", "target": "http://a"}]
+        many = [{"id": f"{n}.example.com", "target": "http://a"} for n in range(1000)]
+        self.assertEqual(self.save(*few).status, 200)
+        self.assertEqual(self.save(*few, kind="redirects").status, 200)
+        self.assertEqual(ran, [])
+        self.assertEqual(self.save(*many).status, 200)
+        self.assertEqual(self.save(*many, kind="redirects").status, 200)
+        reply = self.save(*many, {"id": "x y", "target": "http://a"})
+        self.assertEqual(reply.status, 400)
+        self.assertIn("routes[1000].id", reply.error)
+        self.assertEqual(len(ran), 3)
+
+    def test_a_redirect_to_a_path_that_is_not_ascii(self):
+        for target in ("/\u00e9?n=https://x", "https://b\u00fccher.example/\u00e9"):
+            self.assertEqual(self.save({"id": "a.com", "target": target}, kind="redirects").status, 200)
 
 
 class LocalAuthorityTests(TestCase):

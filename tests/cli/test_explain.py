@@ -87,10 +87,13 @@ def test_nothing_matches(admin: Oo, api: FakeApi) -> None:
     }
     assert shown(admin, api, told) == [
         "match          no redirect, route or service matches",
-        "answer         404 Not Found: no route for this host and path",
+        "answer         none: the TLS handshake is refused",
         "certificate    none: a handshake ends with the alert unrecognized_name",
         "port 80        499",
     ]
+    assert shown(admin, api, {**told, "url": "http://x.com/"})[1] == (
+        "answer         404 Not Found: no route for this host and path"
+    )
 
 
 def test_a_redirect_with_the_edge_off(admin: Oo, api: FakeApi) -> None:

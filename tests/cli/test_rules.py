@@ -157,6 +157,14 @@ def test_save_from_options_names_the_option(admin: Oo, api: FakeApi) -> None:
     assert admin.refused("routes", "save", "--id", "a", "--target", "b") == "target: no host"
 
 
+def test_more_than_one_save_takes(admin: Oo, api: FakeApi) -> None:
+    api.script("PUT", "/proxy-svc/routes", 413, {"error": "the body is over 1048576 bytes"})
+    assert admin.refused("routes", "save", "--id", "a", "--target", "b") == (
+        "1 routes are more than one save takes: the body is over 1048576 bytes;"
+        " save them in parts, each of which is saved whole or not at all"
+    )
+
+
 def test_save_from_standard_input(admin: Oo, api: FakeApi) -> None:
     admin.ok("routes", "save", "-", input="id: a.com\ntarget: http://a\n")
     assert api.routes == [{"id": "a.com", "target": "http://a"}]
