@@ -57,7 +57,12 @@ def _encode(salt: bytes, digest: bytes, cost: Cost) -> str:
 
 
 def hash_password(password: str, cost: Cost = DEFAULT_COST) -> str:
-    """A fresh salted hash of `password`, as ``scrypt$ln=15,r=8,p=1$SALT$HASH``."""
+    """A fresh salted hash of `password`, as ``scrypt$ln=15,r=8,p=1$SALT$HASH``.
+
+    It has no NUL in it: HMAC, below scrypt, fills up short keys with them (RFC 2104, 2), and would not see it.
+    """
+    if "\0" in password:
+        raise ValueError("a password has no NUL in it")
     salt = os.urandom(_SALT)
     return _encode(salt, _scrypt(password, salt, cost), cost)
 
@@ -79,4 +84,5 @@ def check_password(password: str, encoded: str) -> bool:
         salt, digest = (base64.b64decode(match[part], validate=True) for part in (4, 5))
     except binascii.Error as error:
         raise ValueError("not a password hash of this program") from error
-    return hmac.compare_digest(_scrypt(password, salt, cost), digest)
+    same = hmac.compare_digest(_scrypt(password, salt, cost), digest)
+    return same and "\0" not in password

@@ -125,6 +125,8 @@ def _new_password(value: object) -> str:
     text = _string(value)
     if not 8 <= len(text) <= 256:
         raise ValueError("must have 8 to 256 characters")
+    if "\0" in text:
+        raise ValueError("must not have a NUL in it")
     return text
 
 

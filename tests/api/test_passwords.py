@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onebackend_proxy.api.passwords import DEFAULT_COST, Cost, check_password, decoy, hash_password
@@ -10,11 +10,18 @@ from .support import CHEAP
 
 
 @settings(max_examples=50)
-@given(st.text(), st.text())
+@given(st.text(st.characters(exclude_characters="\0")), st.text())
+@example("", "\0")
+@example("a", "a\0")
 def test_only_the_same_password_fits(one, other):
     encoded = hash_password(one, CHEAP)
     assert check_password(one, encoded)
     assert check_password(other, encoded) == (one == other)
+
+
+def test_no_password_has_a_nul():
+    with pytest.raises(ValueError, match="NUL"):
+        hash_password("a good password\0", CHEAP)
 
 
 def test_the_default_cost_works_and_is_in_the_string():

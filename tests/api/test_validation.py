@@ -106,6 +106,7 @@ class Some:
         ({"slug": "user-svc"}, "slug: user-svc is a built-in service"),
         ({"password": "short"}, "password: must have 8 to 256 characters"),
         ({"password": "x" * 257}, "password: must have 8 to 256 characters"),
+        ({"password": "good enough\0"}, "password: must not have a NUL in it"),
     ],
 )
 def test_rules(body, wanted):
