@@ -59,7 +59,7 @@ def _encode(salt: bytes, digest: bytes, cost: Cost) -> str:
 def hash_password(password: str, cost: Cost = DEFAULT_COST) -> str:
     """A fresh salted hash of `password`, as ``scrypt$ln=15,r=8,p=1$SALT$HASH``.
 
-    It has no NUL in it: HMAC, below scrypt, fills up short keys with them (RFC 2104, 2), and would not see it.
+    It has no NUL in it: HMAC, below scrypt, fills up short keys with those (RFC 2104, 2).
     """
     if "\0" in password:
         raise ValueError("a password has no NUL in it")
