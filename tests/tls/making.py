@@ -130,11 +130,29 @@ def signed(
     return Made(builder.sign(signer, algorithm), key, issuer)
 
 
+def _signs_certificates():
+    no = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **no)
+
+
 def authority(name="Test Authority", issuer=None, *, kind="P-256", **more):
     """An authority: a root, or an intermediate where there is an `issuer`."""
     key = new_key(kind) if kind in CURVES else known_key(kind)
     extensions: list[Any] = [
         (x509.BasicConstraints(ca=True, path_length=None), True),
+        # Python's own clients ask for it, from 3.13 on (RFC 5280, 4.2.1.3).
+        (_signs_certificates(), True),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
     ]
     if issuer:
