@@ -50,11 +50,13 @@ class EdgeResource(Proxied, Resource):
         self._leaf = _Relay(self)
         self._routes: RouteTable[Route] = RouteTable()
         self._redirects: RouteTable[Redirect] = RouteTable()
+        self._redirecting = False
 
     def publish(self, published: Published) -> None:
         """From now on these are the Routes and Redirects."""
         self._routes = published.routes
         self._redirects = published.redirects
+        self._redirecting = len(self._redirects) > 0
 
     def routes_to(self, host: str) -> bool:
         """Whether any Route is for this canonical host."""
@@ -82,9 +84,10 @@ class EdgeResource(Proxied, Resource):
 
         Raises `errors.BadRequest` for a path that a backend may see as another Route's.
         """
-        path, *others = edge_paths(target)
+        paths = edge_paths(target)
+        path = paths[0]
         found = self._match(host, path)
-        if others and any(self._match(host, other) is not found for other in others):
+        if len(paths) > 1 and any(self._match(host, other) is not found for other in paths):
             raise BadRequest("the path can be read in two ways")
         if isinstance(found, Redirect):
             _host, slash, prefix = found.id.partition("/")
@@ -92,7 +95,7 @@ class EdgeResource(Proxied, Resource):
         return found
 
     def _match(self, host: str, path: str) -> Redirect | Route | None:
-        redirect = self._redirects.match(host, path) if len(self._redirects) else None
+        redirect = self._redirects.match(host, path) if self._redirecting else None
         return self._routes.match(host, path) if redirect is None else redirect
 
     def getChild(self, path: bytes, request: Any) -> IResource:

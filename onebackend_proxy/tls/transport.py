@@ -320,9 +320,20 @@ class _Secured(Immediate):
         """See `twisted.internet.interfaces.IReadDescriptor`."""
         if self._stage != _OPEN:
             return self._step()
+        size = _lib.SSL_read(self._ssl, _buffer, RECORD)
+        if 0 < size < RECORD:
+            # Most often all that there is.
+            self._empty_reads = 0
+            self.protocol.dataReceived(_ffi.unpack(_buffer, size))
+            return None
+        return self._read_on(size)
+
+    def _read_on(self, size: int) -> ConnectionDone | ConnectionLost | None:
+        """The first read has brought so much: a whole record, behind which there may be more, or nothing."""
         ssl = self._ssl
-        for _read in range(MAX_READS):
-            size = _lib.SSL_read(ssl, _buffer, RECORD)
+        for number in range(MAX_READS):
+            if number:
+                size = _lib.SSL_read(ssl, _buffer, RECORD)
             if size <= 0 and _lib.SSL_get_error(ssl, size) == _lib.SSL_ERROR_SSL:
                 # Again, with nothing in OpenSSL's queue of errors that may be somebody else's.
                 _lib.ERR_clear_error()
