@@ -17,6 +17,10 @@ _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _UNFIT = re.compile(r"[\x00-\x20\x7f-\x9f\"<>\\^`{|}]")
 _LITERAL = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\](?::.*)?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
+_PORT = re.compile(r":([0-9]*)\Z")
+_KINDS = ("service", "unix")
 MAX_SLUG = 64
 MAX_URL = 2048
 MAX_SOCKET = 107
@@ -99,6 +103,16 @@ def canonical_host(text: str) -> str:
     return host
 
 
+def without_port(authority: str) -> str:
+    """``HOST`` of ``HOST`` or ``HOST:PORT``; raises `ValueError` for a port over 65535."""
+    found = None if authority.endswith("]") else _PORT.search(authority)
+    if found is None:
+        return authority
+    if len(found[1].lstrip("0")) > 5 or int(found[1] or 0) > 65535:
+        raise ValueError("has a port over 65535")
+    return authority[: found.start()]
+
+
 def _split(text: str) -> tuple[SplitResult, int | None]:
     if len(text) > MAX_URL:
         raise ValueError(f"longer than {MAX_URL} characters")
@@ -171,7 +185,15 @@ def parse_target(text: str, verify: bool = True) -> Address:
         if not path.startswith("/") or _UNFIT.search(path) or len(path.encode()) > MAX_SOCKET:
             raise ValueError(f"needs an absolute path of at most {MAX_SOCKET} bytes after unix:")
         return Address("http", "", 0, socket=path)
+    if colon and kind not in _KINDS and kind.lower() in _KINDS:
+        raise ValueError(f"begins with {kind}: where {kind.lower()}: is meant")
+    if kind.lower() in DEFAULT_PORTS and path.startswith("/") and not path.startswith("//"):
+        raise ValueError(f"has one slash behind {kind}: where there are two")
     address = parse_instance_url(target if "://" in target else f"http://{target}")
+    if _BAD_ESCAPE.search(address.path):
+        raise ValueError("has a path with a broken percent-encoding")
+    if _DOT_SEGMENT.search(address.path):
+        raise ValueError("has a path with a dot segment")
     return address if verify or address.scheme != "https" else attrs.evolve(address, verify=False)
 
 
@@ -195,7 +217,7 @@ def check_redirect_target(text: str) -> str:
     target = text.strip()
     if not target:
         raise ValueError("is empty")
-    parts, _port = _split(target)
+    parts, port = _split(target)
     if target.startswith("/"):
         if target.startswith("//"):
             raise ValueError("must not begin with two slashes: that names another host")
@@ -206,5 +228,7 @@ def check_redirect_target(text: str) -> str:
         raise ValueError("must not carry credentials")
     if not parts.hostname:
         raise ValueError("has no host")
+    if port == 0:
+        raise ValueError("has port 0")
     canonical_host(f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname)
     return target

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
-from .addresses import bracketed, canonical_host, is_slug
+from .addresses import bracketed, canonical_host, is_slug, without_port
 from .errors import BadRequest
 from .headers import MAX_AUTHORITY
 
@@ -21,7 +21,6 @@ __all__ = ["RouteTable", "canonical_id", "is_slug", "normalized_path", "request_
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PORT = re.compile(r":[0-9]*\Z")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
 _DOT_SEGMENT = re.compile(rb"/\.\.?(?:/|\Z)")
 _SLASHES = re.compile(rb"/{2,}")
@@ -79,7 +78,7 @@ def service_slug(path: bytes) -> bytes:
 
 def _canonical_name(host: str) -> str:
     """``HOST`` or ``HOST:PORT`` as ids spell the host; raises `ValueError` that says what is wrong."""
-    return bracketed(canonical_host(_PORT.sub("", host) if not host.endswith("]") else host))
+    return bracketed(canonical_host(without_port(host)))
 
 
 def request_host(host: bytes) -> str:

@@ -15,6 +15,7 @@ from onebackend_proxy.addresses import (
     parse_instance_url,
     parse_target,
     service_of,
+    without_port,
 )
 
 from .properties import OFTEN, PROPERTY
@@ -141,6 +142,29 @@ def test_a_host_is_canonical_once_and_for_all(text):
     assert canonical_host(bracketed(host)) == host
     assert host.isascii() and host == host.lower() and not host.endswith(".")
     assert not set(host) & set("[]/@% \t\r\n\0?#\\")
+
+
+@pytest.mark.parametrize(
+    "text, host",
+    [
+        ("a", "a"),
+        ("a:", "a"),
+        ("a:65535", "a"),
+        ("a:000065535", "a"),
+        ("[::1]", "[::1]"),
+        ("[::1]:80", "[::1]"),
+        ("a:x", "a:x"),
+        ("a:\u0668", "a:\u0668"),
+    ],
+)
+def test_what_stands_before_a_port(text, host):
+    assert without_port(text) == host
+
+
+@pytest.mark.parametrize("text", ["a:65536", "a:99999", "[::1]:70000", "a:" + "9" * 5000])
+def test_a_port_there_is_not(text):
+    with pytest.raises(ValueError, match="has a port over 65535"):
+        without_port(text)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +317,14 @@ def test_targets(target, kept):
         ("a?x", "must not have a query"),
         ("u:p@a", "must not carry credentials"),
         ("/path", "has no host"),
+        ("http://x/%zz", "a path with a broken percent-encoding"),
+        ("x/a%2", "a path with a broken percent-encoding"),
+        ("http://x/a/../b", "a path with a dot segment"),
+        ("x/.", "a path with a dot segment"),
+        ("http://x/a/%2E./b", "a path with a dot segment"),
+        ("UNIX:/x", "begins with UNIX: where unix: is meant"),
+        ("Service:user-svc", "begins with Service: where service: is meant"),
+        ("http:/x", "one slash behind http: where there are two"),
     ],
 )
 def test_what_is_no_target(target, message):
@@ -306,6 +338,8 @@ def test_what_is_no_target(target, message):
         ("http://a:80/x/", Address("http", "a", 80, "/x")),
         (" a:8080 ", Address("http", "a", 8080)),
         ("https://A", Address("https", "a", 443)),
+        ("HTTP://a/.../%2F", Address("http", "a", 80, "/.../%2F")),
+        ("http:8080", Address("http", "http", 8080)),
         ("unix:/run/a.sock", Address("http", "", 0, socket="/run/a.sock")),
     ],
 )
@@ -368,6 +402,7 @@ def test_redirect_targets(target):
         ("http://u@a", "must not carry credentials"),
         ("http://a..b", "not a host name"),
         ("http://a:99999", "its port is not a number"),
+        ("http://a:0/", "has port 0"),
         ("/" + "x" * MAX_URL, "longer than"),
     ],
 )
