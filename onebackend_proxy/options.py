@@ -70,10 +70,18 @@ def _endpoint(text: str) -> str:
     try:
         serverFromString(reactor, text)
     except Exception as error:
-        # The endpoint parsers raise whatever their arguments make them raise: a ValueError is for people.
-        why = f": {error}" if type(error) is ValueError else ""
-        raise ValueError(f"{text!r} is not an endpoint such as {DEFAULT_LISTEN}{why}") from None
+        raise ValueError(f"{text!r} {_why_no_endpoint(text, error)}") from None
     return text
+
+
+def _why_no_endpoint(text: str, error: Exception) -> str:
+    # The parsers of endpoints raise whatever their arguments make them raise: not all of it is for people.
+    if isinstance(error, OSError):
+        return f"needs {error.filename}: {error.strerror}"
+    if isinstance(error, LookupError) and text.startswith("systemd:"):
+        return "is a socket that systemd has not passed on"
+    for_people = type(error) is ValueError and not str(error).startswith("invalid literal")
+    return f"is not an endpoint such as {DEFAULT_LISTEN}" + (f": {error}" if for_people else "")
 
 
 def _endpoints(text: str) -> tuple[str, ...]:

@@ -142,9 +142,7 @@ def test_a_bad_value_is_blamed_on_where_it_came_from(option, variable, value, wa
     assert message.startswith(f"{variable}: ") and wanted in message
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "tcp:", "tcp:http", "nosuch:1", "ssl:443:privateKey=/no/such", "systemd:domain=INET"]
-)
+@pytest.mark.parametrize("text", ["", "x", "tcp:", "tcp:http", "nosuch:1", "systemd:domain=INET"])
 def test_what_is_no_endpoint(text):
     assert refused({"listen": ["tcp:1", text]}).startswith(f"--listen: {text!r} is not an endpoint such as")
 
@@ -201,8 +199,14 @@ def test_an_edge_that_is_off_has_no_endpoints(option):
 
 
 def test_what_is_wrong_with_an_endpoint_is_told_in_words_for_people():
-    for text in ("tcp", "tcp:1:2:3:4:5", "unix"):
+    for text in ("tcp", "tcp:1:2:3:4:5", "unix", "tcp:http", "unix:/x:mode=9", "systemd:domain=INET:index=x"):
         assert refused({"http": text}) == f"--http: {text!r} is not an endpoint such as {DEFAULT_LISTEN}"
+    for text, said in (
+        ("nosuch:1", f"is not an endpoint such as {DEFAULT_LISTEN}: Unknown endpoint type: 'nosuch'"),
+        ("systemd:domain=INET:index=99", "is a socket that systemd has not passed on"),
+        ("ssl:1:privateKey=/no/such", "needs /no/such: No such file or directory"),
+    ):
+        assert refused({"http": text}) == f"--http: {text!r} {said}"
 
 
 PORTS_THAT_ARE_NONE = ["0000199999", "0", "65536", "99999999999", "-1", "http", "80 ", "\u0668\u0660", "8.0"]
