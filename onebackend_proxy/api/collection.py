@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from ..downstream.request import MAX_BUFFERED
 from ..errors import BadRequest
 from ..records import Certificate, Redirect, Route
 from .echo import shortened
 from .json_resource import Answer, Call, Operation
+from .password_work import InThread
 from .permissions import require
 from .validation import CanonicalId
 
 R = TypeVar("R", Route, Redirect, Certificate)
+T = TypeVar("T")
+
+LARGE_BODY = 32 * 1024
+"""Bytes of a body that is read in a thread: ten thousand routes take a while, and others are served."""
+LARGE = 100
+"""More records are looked at and written in a thread: others are served meanwhile."""
 
 
 class Ids(Protocol):
@@ -41,6 +50,14 @@ class DeleteBody:
     ids: list[CanonicalId]
 
 
+async def read_body(call: Call, read: Callable[[], T], in_thread: InThread) -> T:
+    """What `read` makes of the body of `call`, in a thread where that is large."""
+    if len(call.content) < LARGE_BODY:
+        return read()
+    found: T = await in_thread(read)
+    return found
+
+
 @attrs.frozen
 class Collection(Generic[R]):
     """What tells one kind of record from another; otherwise they are called alike."""
@@ -56,10 +73,21 @@ class Collection(Generic[R]):
     delete: Callable[[Sequence[str]], Deferred[None]]
     list_body: type[Ids] = ListBody
     delete_body: type[Ids] = DeleteBody
+    max_body: int = MAX_BUFFERED
+    """Bytes of a save by somebody who may save."""
 
-    def answer(self, records: Sequence[R]) -> Answer:
+    async def answer(self, records: Sequence[R], in_thread: InThread) -> Answer:
         """The records as a client expects them."""
-        return Answer(200, {self.name: [self.as_json(record) for record in records]})
+        if len(records) <= LARGE:
+            return Answer(200, {self.name: [self.as_json(record) for record in records]})
+        return Answer(200, encoded=await in_thread(self._encoded, records))
+
+    def _encoded(self, records: Sequence[R]) -> bytes:
+        # In parts, since the writer of JSON lets no other thread go on before it has done.
+        starts = range(0, len(records), LARGE)
+        parts = [[self.as_json(record) for record in records[start : start + LARGE]] for start in starts]
+        items = ", ".join(json.dumps(part)[1:-1] for part in parts)
+        return f'{{"{self.name}": [{items}]}}'.encode("ascii")
 
 
 def _refuse_repeats(name: str, ids: Sequence[str]) -> None:
@@ -69,7 +97,7 @@ def _refuse_repeats(name: str, ids: Sequence[str]) -> None:
             raise BadRequest(f"{name}[{index}].id: {shortened(key)} is the id of {name}[{first[key]}] too")
 
 
-def collection_operations(collection: Collection[R]) -> list[Operation]:
+def collection_operations(collection: Collection[R], in_thread: InThread) -> list[Operation]:
     """The calls that save, list and delete the records of `collection`."""
     name = collection.name
 
@@ -78,25 +106,32 @@ def collection_operations(collection: Collection[R]) -> list[Operation]:
         records = await collection.records_in(call)
         if not records:
             raise BadRequest(f"{name}: is empty")
-        _refuse_repeats(name, [record.id for record in records])
-        return collection.answer(await collection.save(records))
+        ids = [record.id for record in records]
+        if len(ids) <= LARGE:
+            _refuse_repeats(name, ids)
+        else:
+            await in_thread(_refuse_repeats, name, ids)
+        return await collection.answer(await collection.save(records), in_thread)
 
     async def read(call: Call) -> Answer:
         require(call.caller.roles, collection.view)
-        wanted = frozenset(call.body(collection.list_body, optional=True).ids)
+        asked = await read_body(call, lambda: call.body(collection.list_body, optional=True), in_thread)
+        wanted = frozenset(asked.ids)
         kept = await collection.kept()
-        return collection.answer([record for record in kept if not wanted or record.id in wanted])
+        shown = [record for record in kept if record.id in wanted] if wanted else kept
+        return await collection.answer(shown, in_thread)
 
     async def delete(call: Call) -> Answer:
         require(call.caller.roles, collection.edit)
-        ids = call.body(collection.delete_body).ids
+        asked = await read_body(call, lambda: call.body(collection.delete_body), in_thread)
+        ids = asked.ids
         if not ids:
             raise BadRequest("ids: is empty")
         await collection.delete(ids)
         return Answer(200, {})
 
     return [
-        Operation(b"PUT", (name,), save),
+        Operation(b"PUT", (name,), save, max_body=collection.max_body, permission=collection.edit),
         Operation(b"POST", (name,), read),
         Operation(b"DELETE", (name,), delete),
     ]

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from .accounts import Accounts
 from .echo import shortened
+from .permissions import is_authorized
 from .strict_json import parse_json
 from .tokens import Claims
 from .validation import structure
@@ -91,22 +92,33 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """What to send: `content` as JSON, or no body at all."""
+    """What to send: `content` as JSON, or `encoded`, which is JSON already, or no body at all."""
 
     status: int = 200
     content: object | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    encoded: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen
 class Operation:
-    """One line of a service's table: a method and a path (segments, ``*`` for any) and what runs."""
+    """One line of a service's table: a method and a path (segments, ``*`` for any) and what runs.
+
+    Bodies over `MAX_BUFFERED` are taken from those only who have `permission`.
+    """
 
     method: bytes
     path: tuple[str, ...]
     run: Callable[[Call], Awaitable[Answer]]
     bearer: Bearer = Bearer.REQUIRED
     max_body: int = MAX_BUFFERED
+    permission: str = ""
+
+    def body_limit(self, claims: Claims | None) -> int:
+        """Bytes of a body that this caller may send."""
+        if self.permission and claims is not None and is_authorized(claims.roles, self.permission):
+            return self.max_body
+        return min(self.max_body, MAX_BUFFERED)
 
     def argument(self, segments: Sequence[str]) -> str | None:
         """The segment that ``*`` stands for ("" without one), or None if the path is another."""
@@ -183,8 +195,10 @@ def send_json(request: Request, answer: Answer) -> None:
     request.setHeader("Cache-Control", "no-store")
     for name, value in answer.headers.items():
         request.setHeader(name, value)
+    body = answer.encoded
     if answer.content is not None:
         body = json.dumps(answer.content).encode("ascii")
+    if body:
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Content-Length", str(len(body)))
         request.write(body)
@@ -252,8 +266,7 @@ class BuiltInService(Resource):
             return _error_answer(error)
 
     async def _dispatch(self, request: Request) -> Answer:
-        segments = _segments(request)
-        here = {o.method: (o, arg) for o in self._operations if (arg := o.argument(segments)) is not None}
+        here = self._here(request)
         if not here:
             raise NotFound("there is no such call in this service")
         allowed = _allowed(here)
@@ -263,17 +276,34 @@ class BuiltInService(Resource):
         if wanted not in here:
             raise MethodNotAllowed(f"this call takes {', '.join(allowed)}", allowed)
         operation, argument = here[wanted]
+        claims = self._claims(request, operation.bearer)
         call = Call(
             address=self._client_address(request),
-            claims=self._claims(request, operation.bearer),
+            claims=claims,
             argument=argument,
             query=_query(request),
-            content=_content(request, operation.max_body),
+            content=_content(request, operation.body_limit(claims)),
         )
         if call.claims is not None:
             # Not before the body was read: twisted.web closes it when the client leaves.
             await self._accounts.require_kept(call.claims)
         return await operation.run(call)
+
+    def _here(self, request: Request) -> dict[bytes, tuple[Operation, str]]:
+        """The operations on this path, by their methods, and what stands for ``*``."""
+        segments = _segments(request)
+        return {o.method: (o, arg) for o in self._operations if (arg := o.argument(segments)) is not None}
+
+    def body_limit(self, request: Request) -> int:
+        """Bytes of this request's body that may be kept until it is complete; asked when the head is."""
+        operation, _argument = self._here(request).get(request.method, (None, ""))
+        if operation is None or not operation.permission:
+            return MAX_BUFFERED
+        try:
+            return operation.body_limit(self._claims(request, operation.bearer))
+        except ProxyError:
+            # It is told why when it is answered.
+            return MAX_BUFFERED
 
     def _claims(self, request: Request, bearer: Bearer) -> Claims | None:
         if bearer is Bearer.IGNORED:

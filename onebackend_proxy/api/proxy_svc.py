@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -13,7 +12,7 @@ from ..errors import NotFound
 from ..interfaces import IRegistry, IStore
 from ..records import Redirect, Route
 from .certs import certificates
-from .collection import Collection, collection_operations
+from .collection import Collection, collection_operations, read_body
 from .explain import EdgeView, explain_operation
 from .json_resource import Answer, Call, Operation
 from .password_work import InThread
@@ -21,18 +20,17 @@ from .permissions import ROUTE_EDIT, ROUTE_VIEW
 from .rules import SaveRedirectsBody, SaveRoutesBody
 from .shapes import redirect_json, route_json
 
-R = TypeVar("R", Route, Redirect)
 LocalRoot = Callable[[], Deferred[str]]
 """Gives the local authority's root certificate, in PEM."""
 
 
-LARGE_BODY = 32 * 1024
-"""Bytes of a body that is checked in a thread: ten thousand routes take a while, and others are served."""
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of a save of Routes or Redirects."""
 
 
 def _routes(store: IStore, in_thread: InThread) -> Collection[Route]:
     async def records_in(call: Call) -> list[Route]:
-        return await _records(lambda: call.body(SaveRoutesBody).records(), call, in_thread)
+        return await read_body(call, lambda: call.body(SaveRoutesBody).records(), in_thread)
 
     async def save(routes: Sequence[Route]) -> Sequence[Route]:
         await store.save_routes(routes)
@@ -47,19 +45,13 @@ def _routes(store: IStore, in_thread: InThread) -> Collection[Route]:
         store.routes,
         save,
         store.delete_routes,
+        max_body=MAX_BODY,
     )
-
-
-async def _records(read: Callable[[], list[R]], call: Call, in_thread: InThread) -> list[R]:
-    if len(call.content) < LARGE_BODY:
-        return read()
-    found: list[R] = await in_thread(read)
-    return found
 
 
 def _redirects(store: IStore, in_thread: InThread) -> Collection[Redirect]:
     async def records_in(call: Call) -> list[Redirect]:
-        return await _records(lambda: call.body(SaveRedirectsBody).records(), call, in_thread)
+        return await read_body(call, lambda: call.body(SaveRedirectsBody).records(), in_thread)
 
     async def save(redirects: Sequence[Redirect]) -> Sequence[Redirect]:
         await store.save_redirects(redirects)
@@ -74,6 +66,7 @@ def _redirects(store: IStore, in_thread: InThread) -> Collection[Redirect]:
         store.redirects,
         save,
         store.delete_redirects,
+        max_body=MAX_BODY,
     )
 
 
@@ -97,9 +90,9 @@ def proxy_operations(
 ) -> list[Operation]:
     """The calls of proxy-svc over `store`; `edge` and `local_root` are None where there is no edge."""
     return [
-        *collection_operations(_routes(store, in_thread)),
-        *collection_operations(_redirects(store, in_thread)),
-        *collection_operations(certificates(store, seconds, in_thread)),
+        *collection_operations(_routes(store, in_thread), in_thread),
+        *collection_operations(_redirects(store, in_thread), in_thread),
+        *collection_operations(certificates(store, seconds, in_thread), in_thread),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),
     ]

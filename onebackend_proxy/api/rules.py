@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 
 from ..records import Redirect, Route, RouteTimeouts, WeightedTarget
@@ -17,6 +19,8 @@ from .validation import (
     wrong,
 )
 
+MAX_RULES = 200_000
+"""Routes or Redirects of one save: all there are can be moved to another proxy, all or nothing."""
 MAX_TARGETS = 1000
 """Targets of one Route: as many as a service may have instances."""
 _PERMANENT = RedirectCode(308)
@@ -43,6 +47,8 @@ class TimeoutsInput:
 @attrs.frozen
 class RouteInput:
     """One Route of a save: what is left out, or null, is what the settings say."""
+
+    MAX_ITEMS: ClassVar[int] = MAX_RULES
 
     id: CanonicalId
     target: Target | None = None
@@ -80,6 +86,8 @@ class RouteInput:
 @attrs.frozen
 class RedirectInput:
     """One Redirect of a save."""
+
+    MAX_ITEMS: ClassVar[int] = MAX_RULES
 
     id: CanonicalId
     target: RedirectTarget

@@ -9,12 +9,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Any, NewType, TypeVar
+from typing import Any, NewType, TypeVar, get_args
 
 import attrs
 from cattrs import Converter, transform_error
 from cattrs.cols import is_sequence, list_structure_factory
-from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError
+from cattrs.errors import (
+    AttributeValidationNote,
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
 from cattrs.gen import make_dict_structure_fn, override
 
 from ..addresses import check_redirect_target, check_target
@@ -29,6 +35,7 @@ from .echo import bounded, quoted
 T = TypeVar("T")
 
 MAX_ITEMS = 10_000
+"""Items of a list, unless the class of the items has `MAX_ITEMS` of its own."""
 MAX_LINE = 256
 MAX_WEIGHT = 1_000_000
 MAX_RETRIES = 10
@@ -241,15 +248,35 @@ def _object_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
 
 def _list_hook(kind: type, converter: Converter) -> Callable[[Any, Any], Any]:
     inner = list_structure_factory(kind, converter)
+    [item, *_rest] = get_args(kind) or (object,)
+    most: int = getattr(item, "MAX_ITEMS", MAX_ITEMS)
 
     def structure_list(value: Any, wanted: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError("expected a list")
-        if len(value) > MAX_ITEMS:
-            raise ValueError(f"has more than {MAX_ITEMS} items")
-        return inner(value, wanted)
+        if len(value) > most:
+            raise ValueError(f"has more than {most} items")
+        if len(value) <= MAX_ITEMS:
+            return inner(value, wanted)
+        # Errors take much more memory than what they are about: those of the first part are enough.
+        found: list[Any] = []
+        for start in range(0, len(value), MAX_ITEMS):
+            try:
+                found += inner(value[start : start + MAX_ITEMS], wanted)
+            except IterableValidationError as error:
+                raise _later(error, start) from None
+        return found
 
     return structure_list
+
+
+def _later(error: IterableValidationError, start: int) -> IterableValidationError:
+    """The error about a part of a list, as of the whole list."""
+    for each in error.exceptions:
+        for note in each.__notes__:
+            if isinstance(note, IterableValidationNote):
+                note.index = int(note.index) + start
+    return error
 
 
 def _rule_hook(rule: Rule) -> Callable[[Any, Any], Any]:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from .site import ProxySite
 
 MAX_BUFFERED = 1024 * 1024
-"""Bytes of a request body that a resource which does not stream may get (the API's limit)."""
+"""Bytes of a request body that a resource which does not stream may get (the API's limit).
+
+One whose `body_limit`, called with the request at its head, says so may get more.
+"""
 
 
-def _too_large() -> ContentTooLarge:
-    return ContentTooLarge(f"the body is over {MAX_BUFFERED} bytes")
+def _usual_limit(request: Request) -> int:
+    return MAX_BUFFERED
 
 
 class ProxyRequest(Request):
@@ -36,6 +39,7 @@ class ProxyRequest(Request):
     target = b""
     """The request target as it came; `uri` has no authority any more."""
     buffered = 0
+    _body_limit = MAX_BUFFERED
     _resource: Any = None
     _refusal: ProxyError | None = None
 
@@ -52,8 +56,11 @@ class ProxyRequest(Request):
         except ProxyError as error:
             self._refusal = error
             return
-        if self._resource is None and has_body and (self.channel.length or 0) > MAX_BUFFERED:
-            self._refusal = _too_large()
+        if self._resource is None and has_body and (self.channel.length or 0) > self._body_limit:
+            self._refusal = self._too_large()
+
+    def _too_large(self) -> ContentTooLarge:
+        return ContentTooLarge(f"the body is over {self._body_limit} bytes")
 
     def _find(self, method: bytes, target: bytes) -> None:
         """Find the resource, and check what one that streams checks itself, with the rest of its head."""
@@ -71,6 +78,9 @@ class ProxyRequest(Request):
             self.postpath = [unquote_to_bytes(s) for s in segments] if b"%" in self.path else segments
             try:
                 resource = self.site.getResourceFor(self)
+                length = self.channel.length
+                if length is None or length > MAX_BUFFERED:
+                    self._body_limit = getattr(resource, "body_limit", _usual_limit)(self)
             except Exception:
                 # Another program's tree: twisted.web meets the same again, and answers it.
                 resource = None
@@ -106,8 +116,8 @@ class ProxyRequest(Request):
             self.exchange.request_body_received(data)
         elif not self.streams:
             self.buffered += len(data)
-            if self.buffered > MAX_BUFFERED:
-                self._refusal = _too_large()
+            if self.buffered > self._body_limit:
+                self._refusal = self._too_large()
                 self.refuse(self._refusal)
             else:
                 super().handleContentChunk(data)

@@ -166,9 +166,45 @@ class ApiTests(TestCase):
         self.assertEqual(reply.status, 400)
 
     def test_a_body_of_one_mebibyte_is_read_and_one_more_byte_is_not(self):
-        self.assertIn("not JSON", self.save(b"x" * MAX_BUFFERED).error)
-        reply = self.save(b"x" * (MAX_BUFFERED + 1))
-        self.assertEqual((reply.status, reply.error), (413, "the body is over 1048576 bytes"))
+        def post(content, path="/proxy-svc/certs"):
+            return self.call("POST", path, content, token=self.token)
+
+        for path in ("/proxy-svc/certs", "/proxy-svc/routes"):
+            self.assertIn("not JSON", post(b"x" * MAX_BUFFERED, path).error)
+            reply = post(b"x" * (MAX_BUFFERED + 1), path)
+            self.assertEqual((reply.status, reply.error), (413, "the body is over 1048576 bytes"))
+
+    def test_who_may_save_may_send_more(self):
+        user = self.do(self.api.register("shop-svc"))
+        many = b" " * MAX_BUFFERED + b"{}"
+        for kind in ("routes", "redirects"):
+            path = f"/proxy-svc/{kind}"
+            reply = self.call("PUT", path, many, token=self.token)
+            self.assertEqual((reply.status, reply.error), (400, f"{kind}: is missing"))
+            reply = self.call("PUT", path, many, token=user)
+            self.assertEqual((reply.status, reply.error), (413, "the body is over 1048576 bytes"))
+            self.assertEqual(self.call("PUT", path, many).status, 401)
+            reply = self.call("PUT", path, b" " * (32 * MAX_BUFFERED + 1), token=self.token)
+            self.assertEqual((reply.status, reply.error), (413, "the body is over 33554432 bytes"))
+
+    def test_the_limit_is_known_when_the_head_is(self):
+        user = self.do(self.api.register("shop-svc"))
+        service = self.api.root.children[b"proxy-svc"]
+        for method, path, token, limit in (
+            ("PUT", "routes", self.token, 32 * MAX_BUFFERED),
+            ("PUT", "redirects", self.token, 32 * MAX_BUFFERED),
+            ("PUT", "routes", user, MAX_BUFFERED),
+            ("PUT", "routes", "", MAX_BUFFERED),
+            ("PUT", "routes", "nonsense", MAX_BUFFERED),
+            ("PUT", "certs", self.token, MAX_BUFFERED),
+            ("POST", "routes", self.token, MAX_BUFFERED),
+            ("PUT", "nothing", self.token, MAX_BUFFERED),
+        ):
+            request = DummyRequest([path.encode()])
+            request.method = method.encode()
+            if token:
+                request.requestHeaders.setRawHeaders("authorization", [f"Bearer {token}"])
+            self.assertEqual(service.body_limit(request), limit, (method, path, token))
 
     def test_bodies_that_anybody_may_send_are_smaller(self):
         for path in ("login", "register", "self"):
@@ -180,7 +216,7 @@ class ApiTests(TestCase):
     def test_a_body_whose_length_was_not_told(self):
         for body, status in ((b"x" * (MAX_BUFFERED + 1), 413), (b"{}", 400)):
             chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-            answer = self.raw("PUT", "/proxy-svc/routes", "Transfer-Encoding: chunked", chunks)
+            answer = self.raw("PUT", "/proxy-svc/certs", "Transfer-Encoding: chunked", chunks)
             self.assertEqual(int(answer.split()[1]), status)
 
     def raw(self, method, path, header="X-Nothing: x", body=b""):

@@ -93,19 +93,23 @@ class ProxyTests(TestCase):
                 self.assertEqual((reply.status, reply.error), (403, wanted))
                 self.assertEqual(self.call(method, {}, kind, "").status, 401)
 
-    def test_ten_thousand_at_once(self):
-        routes = [{"id": f"{n}.example.com", "target": "http://a"} for n in range(10_000)]
-        self.assertEqual(self.save(*routes).status, 200)
-        self.assertEqual(len(self.listed()), 10_000)
-        reply = self.save(*routes, {"id": "a.com", "target": "http://a"})
-        self.assertEqual((reply.status, reply.error), (400, "routes: has more than 10000 items"))
+    def test_many_at_once(self):
+        routes = [{"id": f"{n:05}.example.com", "target": "http://a"} for n in range(20_001)]
+        reply = self.save(*routes)
+        self.assertEqual((reply.status, reply.json), (200, {"routes": routes}))
+        self.assertEqual(reply.header("Content-Type"), "application/json")
+        self.assertEqual(self.listed(), routes)
+        self.assertEqual(self.listed({"ids": [routes[5]["id"]]}), [routes[5]])
+        reply = self.save(*routes, {"id": "20000.example.com.", "target": "http://b"})
+        wanted = "routes[20001].id: 20000.example.com is the id of routes[20000] too"
+        self.assertEqual((reply.status, reply.error), (400, wanted))
 
     def test_what_is_large_is_checked_in_a_thread(self):
         ran = []
 
-        def in_thread(work):
-            ran.append(work)
-            return maybeDeferred(work)
+        def in_thread(work, *arguments):
+            ran.append(work.__name__)
+            return maybeDeferred(work, *arguments)
 
         self.api = Api(in_thread=in_thread)
         self.successResultOf(self.api.start())
@@ -120,7 +124,16 @@ class ProxyTests(TestCase):
         reply = self.save(*many, {"id": "x y", "target": "http://a"})
         self.assertEqual(reply.status, 400)
         self.assertIn("routes[1000].id", reply.error)
-        self.assertEqual(len(ran), 3)
+        saved = ["<lambda>", "_refuse_repeats", "_encoded"]
+        self.assertEqual(ran, [*saved, *saved, "<lambda>"])
+        self.assertEqual(self.listed({"ids": ["a.com"]}), few)
+        self.assertEqual(len(ran), 7)
+        self.assertEqual(len(self.listed()), 1001)
+        self.assertEqual(ran[7:], ["_encoded"])
+        ids = [each["id"] for each in many] + ["a" * 50 + f".{n}.com" for n in range(1000)]
+        self.assertEqual(len(self.listed({"ids": ids})), 1000)
+        self.assertEqual(self.call("DELETE", {"ids": ids}).status, 404)
+        self.assertEqual(ran[8:], ["<lambda>", "_encoded", "<lambda>"])
 
     def test_a_redirect_to_a_path_that_is_not_ascii(self):
         for target in ("/\u00e9?n=https://x", "https://b\u00fccher.example/\u00e9"):

@@ -55,11 +55,31 @@ def said(kind, value):
             "routes[1].id: is empty; routes[1].target: must not carry credentials",
         ),
         ({"routes": [{"id": "\ud800", "target": "b"}]}, "routes[0].id: has half of a surrogate pair"),
-        ({"routes": [{}] * 10_001}, "routes: has more than 10000 items"),
+        ({"routes": [{}] * 200_001}, "routes: has more than 200000 items"),
     ],
 )
 def test_messages_about_routes(body, wanted):
     assert said(rules.SaveRoutesBody, body) == wanted
+
+
+def test_a_list_has_an_end():
+    assert said(collection.ListBody, {"ids": ["a.com"] * 10_001}) == "ids: has more than 10000 items"
+    targets = {"routes": [{"id": "a.com", "targets": [{"url": "x"}] * 10_001}]}
+    assert said(rules.SaveRoutesBody, targets) == "routes[0].targets: has more than 10000 items"
+    many = [{"id": "a.com"}] * 200_001
+    assert said(rules.SaveRedirectsBody, {"redirects": many}) == "redirects: has more than 200000 items"
+
+
+def test_errors_far_down_a_list_are_told_with_their_place():
+    routes: list[dict[str, object]] = [{"id": "a.com", "target": "b"} for _ in range(25_000)]
+    assert len(structure(rules.SaveRoutesBody, {"routes": routes}).records()) == 25_000
+    routes[10_003] = {"id": "a.com"}
+    routes[19_999] = {"id": "", "target": "b"}
+    routes[20_000] = {"id": "a.com", "targets": [{"url": "b"}, {"url": ""}]}
+    first = "routes[10003].target: is missing; routes[19999].id: is empty"
+    assert said(rules.SaveRoutesBody, {"routes": routes}) == first
+    del routes[10_000:20_000]
+    assert said(rules.SaveRoutesBody, {"routes": routes}) == "routes[10000].targets[1].url: is empty"
 
 
 def test_a_long_list_of_errors_is_cut():

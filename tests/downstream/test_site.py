@@ -40,6 +40,8 @@ class Echo(Resource):
 
     isLeaf = True
 
+    body_limit: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Any] = []
@@ -479,6 +481,36 @@ class TestBufferedResources(SiteTests):
             b"POST /echo/x HTTP/1.1", b"Content-Length: %d" % MAX_BUFFERED, body=b"x" * MAX_BUFFERED
         )
         assert client.answer().body == b"POST %d" % MAX_BUFFERED
+
+    def test_a_resource_may_have_a_limit_of_its_own(self) -> None:
+        size = MAX_BUFFERED + 10
+        self.echo.body_limit = lambda request: size if request.getHeader("x-may") else MAX_BUFFERED
+        post = b"POST /echo/x HTTP/1.1"
+        for length, may, status in ((size, b"1", 200), (size + 1, b"1", 413), (size, b"", 413)):
+            for framing in (b"Content-Length: %d" % length, b"Transfer-Encoding: chunked"):
+                client = self.plane.connect().ask(post, framing, b"X-May: " + may)
+                body = b"x" * length
+                client.send(body if b"Length" in framing else b"%x\r\n%b\r\n0\r\n\r\n" % (length, body))
+                answer = client.answer()
+                assert answer.status == status
+                over = size if may else MAX_BUFFERED
+                assert answer.body == b"POST %d" % length or b"over %d bytes" % over in answer.body
+                client.leaves()
+
+    def test_a_limit_is_asked_for_where_it_matters_only(self) -> None:
+        asked: list[Any] = []
+
+        def ask(request: Any) -> int:
+            asked.append(request)
+            return MAX_BUFFERED
+
+        self.echo.body_limit = ask
+        client = self.plane.connect().ask(b"GET /echo/x HTTP/1.1")
+        client.ask(b"POST /echo/x HTTP/1.1", b"Content-Length: 2", body=b"hi")
+        assert [answer.status for answer in client.answers()] == [200, 200]
+        assert asked == []
+        client.ask(b"POST /echo/x HTTP/1.1", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n")
+        assert client.answer().status == 200 and len(asked) == 1
 
     def test_chunks_over_the_limit_are_refused(self) -> None:
         client = self.plane.connect().ask(b"POST /echo/x HTTP/1.1", b"Transfer-Encoding: chunked")
