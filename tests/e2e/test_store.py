@@ -157,13 +157,22 @@ def test_bad_input_loses_nothing(admin: Api):
     assert "new.example" not in ids
 
 
+def sent(admin: Api, path: str, size: int, token: str) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"}
+    return requests.put(f"{admin.url}{path}", data=b" " * size, headers=headers, timeout=20)
+
+
 def test_bodies_over_1_mib_are_413(admin: Api):
-    answer = requests.put(
-        f"{admin.url}/proxy-svc/routes",
-        data=b" " * (1024 * 1024 + 1),
-        headers={"Authorization": f"Bearer {admin.token}"},
-        timeout=20,
-    )
+    over = 1024 * 1024 + 1
+    for path, token in (("/registry-svc/instance", admin.token), ("/proxy-svc/routes", "nobody's")):
+        answer = sent(admin, path, over, token)
+        assert answer.status_code == 413
+        assert list(answer.json()) == ["error"]
+
+
+def test_who_may_save_routes_may_send_32_mib(admin: Api):
+    assert sent(admin, "/proxy-svc/routes", 1024 * 1024 + 1, admin.token).status_code == 400
+    answer = sent(admin, "/proxy-svc/routes", 32 * 1024 * 1024 + 1, admin.token)
     assert answer.status_code == 413
     assert list(answer.json()) == ["error"]
 
