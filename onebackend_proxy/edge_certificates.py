@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .certificate_files import CertificateFiles
-from .folder import DATABASE, ENCRYPTION_KEY, default_folder, kept_secret, make_folder
+from .folder import DATABASE, ENCRYPTION_KEY, default_folder, kept_secret, make_folder, write_atomically
 from .interfaces import IStore, Published
 from .limits import DEFAULTS, Limits
 from .records import Certificate
@@ -115,19 +114,6 @@ class EdgeCertificates:
     def local_root(self) -> Deferred[str]:
         """The local authority's root certificate, in PEM."""
         return self.authority().addCallback(lambda authority: authority.root_pem)
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Put `text` into the file at `path`, for all to read (0644): never seen half written."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 @implementer(IStreamServerEndpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import secrets
+import tempfile
 
 from .errors import SettingError
 
@@ -55,3 +56,16 @@ def kept_secret(path: pathlib.Path) -> str:
         return text
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"cannot use {path}: {error}") from None
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Put `text` into the file at `path`, for all to read (0644): never seen half written."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -26,9 +26,9 @@ from onebackend_proxy.edge_certificates import (
     LOCAL_ROOT,
     EdgeCertificates,
     StoredCertificatesEndpoint,
-    write_atomically,
 )
 from onebackend_proxy.errors import SettingError, StoreUnavailable
+from onebackend_proxy.folder import write_atomically
 from onebackend_proxy.limits import DEFAULTS
 from onebackend_proxy.testing import MemoryStore
 from onebackend_proxy.tls.client_hello import ClientHello

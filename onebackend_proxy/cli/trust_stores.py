@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from onebackend_proxy.cli.client import Refusal
+from onebackend_proxy.folder import write_atomically
 
 SECONDS = 120
 """How long a program that changes a store may take."""
@@ -179,9 +180,6 @@ def _change_folder(
 
 
 def _write(path: pathlib.Path, pem: str) -> None:
-    # Takes longer to import than all of oo.
-    from onebackend_proxy.edge_certificates import write_atomically
-
     try:
         write_atomically(path, pem)
     except OSError as error:

@@ -53,7 +53,7 @@ def make_base() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
-    # A client's renegotiation is off by default; OP_NO_RENEGOTIATION would answer all of its tries in one go.
+    # A client's renegotiation is refused by default: OP_NO_RENEGOTIATION would add nothing.
     context.set_options(SSL.OP_NO_COMPRESSION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     # What is needed to go on with a session lies in the client's ticket: nothing is kept here.
@@ -127,7 +127,6 @@ class Contexts:
         self._base = make_base()
         self._base_until = now() + TICKET_SECONDS
         self._refused = 0
-        self._last_reason = ""
         self._next_summary = 0.0
         self._log = Logger()
 
@@ -174,7 +173,6 @@ class Contexts:
     def refused(self, reason: str) -> None:
         """A connection ended before its handshake was complete: say so, now and then."""
         self._refused += 1
-        self._last_reason = reason
         now = self._now()
         if now >= self._next_summary:
             self._next_summary = now + SUMMARY_SECONDS
