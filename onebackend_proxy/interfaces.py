@@ -16,7 +16,17 @@ from zope.interface import Interface
 from .balancing import EndpointState, Upstream
 from .headers import OutgoingRequest
 from .messages import Headers, ResponseHead
-from .records import Account, App, Certificate, Instance, Redirect, Route, Token
+from .records import (
+    Account,
+    App,
+    Certificate,
+    Challenge,
+    Instance,
+    Issuance,
+    Redirect,
+    Route,
+    Token,
+)
 from .routing import RouteTable
 
 if TYPE_CHECKING:
@@ -141,6 +151,44 @@ class IStore(Interface):
     def create_secret(name: str, value: bytes) -> Deferred[bytes]:
         """Keep it, encrypted, unless there is one of this name already; return the one kept."""
 
+    def replace_secret(name: str, value: bytes) -> Deferred[None]:
+        """Keep it, encrypted, in the place of one of this name."""
+
+    def issuances() -> Deferred[tuple[Issuance, ...]]:
+        """All that is known of orders, sorted by name."""
+
+    def claim_issuance(
+        name: str, holder: str, now: datetime.datetime, until: datetime.datetime
+    ) -> Deferred[Issuance | None]:
+        """Let `holder` alone order for this name until then: what is known of it, or None if another does.
+
+        Who holds it already holds it longer. After `until` anybody may have it: a process may have died.
+        """
+
+    def release_issuance(issuance: Issuance, holder: str) -> Deferred[bool]:
+        """Keep what is known now and let go; False, and nothing is kept, if another has it by now."""
+
+    def delete_issuances(names: Sequence[str]) -> Deferred[None]:
+        """Forget what is known of these, and overlook those of which nothing is."""
+
+    def spend_order(
+        domain: str, name: str, now: datetime.datetime, since: datetime.datetime, most: int
+    ) -> Deferred[datetime.datetime | None]:
+        """Note an order now for `name`, which is of the registered `domain`: None, and it may be made.
+
+        Where orders for `most` other names of this domain were noted after `since`, nothing is noted, and
+        the moment of the oldest of them is the answer. What was noted before `since` is forgotten.
+        """
+
+    def challenges(now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
+        """All proofs that may be asked for, those not expired by `now`."""
+
+    def save_challenge(challenge: Challenge, now: datetime.datetime) -> Deferred[None]:
+        """Insert or replace it by kind, name and token; forget those that have expired by `now`."""
+
+    def delete_challenge(challenge: Challenge) -> Deferred[None]:
+        """Forget it, if it is there."""
+
     def connect() -> None:
         """Open files and connections now, and block meanwhile; else the first call does.
 
@@ -149,6 +197,31 @@ class IStore(Interface):
 
     def close() -> Deferred[None]:
         """Finish what is under way and let go of files and connections."""
+
+
+@attrs.frozen
+class Finding:
+    """One thing that was looked at before an order, as `oo certs check` tells it.
+
+    `ok` is None where it could not be found out. `message` says in plain words how it is, and what helps.
+    """
+
+    subject: str
+    ok: bool | None
+    message: str
+
+
+class Issuing(Protocol):
+    """What orders certificates, as the API sees it."""
+
+    def order(self, names: Sequence[str]) -> None:
+        """Order for these hosts of Routes now, whatever has failed before, if no authority forbids it.
+
+        `errors.NotFound` names one that no Route is for.
+        """
+
+    def check(self, domain: str) -> Deferred[tuple[Finding, ...]]:
+        """What would stop an order for this canonical host; its name may be a wildcard's."""
 
 
 @attrs.frozen

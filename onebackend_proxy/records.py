@@ -86,7 +86,8 @@ class Certificate:
     """A certificate for `names`: canonical host names (``*.`` may stand before one) and IP addresses.
 
     `chain` is PEM, the leaf first; `private_key` is PEM (PKCS 8), and empty wherever it is only listed.
-    `serial` is in hexadecimal, upper case.
+    `serial` is in hexadecimal, upper case. `directory` is the URL of the ACME directory that it was ordered
+    from, and "" for one that somebody has saved: that is theirs to renew.
     """
 
     id: str
@@ -100,6 +101,47 @@ class Certificate:
     not_after: datetime.datetime
     created_at: datetime.datetime
     updated_at: datetime.datetime
+    directory: str = ""
+
+
+@attrs.frozen
+class Issuance:
+    """What is known of the orders for one name's certificate, kept across restarts and for all processes.
+
+    `failures` are those in a row since the last success: the last one was at `tried_at`, in the authority's
+    words (`problem`), at `directory`. It is tried again at `retry_at`, and by nobody before `not_before`,
+    which the authority asked for. `challenge` is the kind that worked last. The other fields are what the
+    authority says on when to renew the certificate with this `serial` (RFC 9773), and when to ask it again.
+    """
+
+    name: str
+    failures: int = 0
+    failing_since: datetime.datetime | None = None
+    tried_at: datetime.datetime | None = None
+    problem: str = ""
+    directory: str = ""
+    retry_at: datetime.datetime | None = None
+    not_before: datetime.datetime | None = None
+    challenge: str = ""
+    serial: str = ""
+    window_start: datetime.datetime | None = None
+    window_end: datetime.datetime | None = None
+    ask_at: datetime.datetime | None = None
+    explanation_url: str = ""
+
+
+@attrs.frozen
+class Challenge:
+    """The proof that a name is ours, while an authority may ask for it (RFC 8555, 8).
+
+    `kind` is ``http-01`` or ``tls-alpn-01``, `name` a canonical host, `answer` the key authorization.
+    """
+
+    kind: str
+    name: str
+    token: str
+    answer: str
+    expires_at: datetime.datetime
 
 
 @attrs.frozen
