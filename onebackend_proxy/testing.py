@@ -17,7 +17,18 @@ from .errors import Conflict, NotFound, ProxyError, StoreUnavailable, Unavailabl
 from .headers import OutgoingRequest, prepare_response
 from .interfaces import IStore, Published
 from .messages import CHUNKED, Headers, ResponseHead
-from .records import MAX_APPS, Account, App, Certificate, Instance, Redirect, Route, Token
+from .records import (
+    MAX_APPS,
+    Account,
+    App,
+    Certificate,
+    Challenge,
+    Instance,
+    Issuance,
+    Redirect,
+    Route,
+    Token,
+)
 from .routing import RouteTable
 from .tunnel import Tunnel
 
@@ -62,6 +73,10 @@ class MemoryStore:
         self._apps: dict[str, App] = {}
         self._tokens: dict[str, Token] = {}
         self._secrets: dict[str, bytes] = {}
+        self._issuances: dict[str, Issuance] = {}
+        self._leases: dict[str, tuple[str, datetime.datetime]] = {}
+        self._orders: dict[tuple[str, str], datetime.datetime] = {}
+        self._challenges: dict[tuple[str, str, str], Challenge] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryStore: {len(self._routes)} routes, {len(self._instances)} instances>"
@@ -160,9 +175,15 @@ class MemoryStore:
         return self._do(lambda: self._certificates.get(certificate_id))
 
     def save_certificates(self, certificates: Sequence[Certificate]) -> Deferred[None]:
-        """Insert or replace each by its id; what is there already keeps its `created_at`."""
+        """Insert or replace each by its id; what is there already keeps its `created_at`.
+
+        ValueError, and none is saved, if one of them has no private key.
+        """
 
         def work() -> None:
+            for certificate in certificates:
+                if not certificate.private_key:
+                    raise ValueError(f"the certificate {certificate.id} is without its private key")
             for certificate in certificates:
                 created = self._certificates.get(certificate.id, certificate).created_at
                 self._certificates[certificate.id] = attrs.evolve(certificate, created_at=created)
@@ -268,6 +289,100 @@ class MemoryStore:
     def create_secret(self, name: str, value: bytes) -> Deferred[bytes]:
         """Keep it unless there is one of this name already; return the one kept."""
         return self._do(lambda: self._secrets.setdefault(name, value))
+
+    def replace_secret(self, name: str, value: bytes) -> Deferred[None]:
+        """Keep it in the place of one of this name."""
+        return self._do(lambda: self._secrets.update({name: value}))
+
+    def issuances(self) -> Deferred[tuple[Issuance, ...]]:
+        """All that is known of orders, sorted by name; a mere lease is nothing known."""
+        return self._do(lambda: tuple(self._issuances[name] for name in sorted(self._issuances)))
+
+    def claim_issuance(
+        self, name: str, holder: str, now: datetime.datetime, until: datetime.datetime
+    ) -> Deferred[Issuance | None]:
+        """Lease this name to `holder`: what is known of it, or None while another's lease has not run out.
+
+        It has run out at its `until`.
+        """
+
+        def work() -> Issuance | None:
+            other, end = self._leases.get(name, (holder, now))
+            if other != holder and end > now:
+                return None
+            self._leases[name] = holder, until
+            return self._issuances.get(name, Issuance(name))
+
+        return self._do(work)
+
+    def release_issuance(self, issuance: Issuance, holder: str) -> Deferred[bool]:
+        """Keep what is known now and end the lease; False, and nothing is kept, if it is not `holder`'s.
+
+        A lease that has run out is still the holder's until another has claimed the name.
+        """
+
+        def work() -> bool:
+            name = issuance.name
+            if name not in self._leases or self._leases[name][0] != holder:
+                return False
+            del self._leases[name]
+            self._issuances.pop(name, None)
+            if issuance != Issuance(name):
+                self._issuances[name] = issuance
+            return True
+
+        return self._do(work)
+
+    def delete_issuances(self, names: Sequence[str]) -> Deferred[None]:
+        """Forget what is known of these; a lease goes on."""
+
+        def work() -> None:
+            for name in names:
+                self._issuances.pop(name, None)
+
+        return self._do(work)
+
+    def spend_order(
+        self, domain: str, name: str, now: datetime.datetime, since: datetime.datetime, most: int
+    ) -> Deferred[datetime.datetime | None]:
+        """Note an order, unless `most` other names of this domain were ordered after `since`.
+
+        Then the moment of the oldest of those is the answer (`now`, where `most` is 0 and there is none).
+        """
+
+        def work() -> datetime.datetime | None:
+            self._orders = {key: moment for key, moment in self._orders.items() if moment > since}
+            others = [moment for key, moment in self._orders.items() if key[0] == domain and key[1] != name]
+            if len(others) >= most:
+                return min(others, default=now)
+            self._orders[domain, name] = now
+            return None
+
+        return self._do(work)
+
+    def challenges(self, now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
+        """All that have not expired by `now`, sorted by kind, name and token."""
+        return self._do(lambda: tuple(each for _, each in sorted(self._asked_for(now).items())))
+
+    def _asked_for(self, now: datetime.datetime) -> dict[tuple[str, str, str], Challenge]:
+        return {key: each for key, each in self._challenges.items() if each.expires_at > now}
+
+    def save_challenge(self, challenge: Challenge, now: datetime.datetime) -> Deferred[None]:
+        """Insert or replace it by kind, name and token; forget those that have expired by `now`."""
+
+        def work() -> None:
+            key = challenge.kind, challenge.name, challenge.token
+            self._challenges = {**self._asked_for(now), key: challenge}
+
+        return self._do(work)
+
+    def delete_challenge(self, challenge: Challenge) -> Deferred[None]:
+        """Forget it, if it is there."""
+
+        def work() -> None:
+            self._challenges.pop((challenge.kind, challenge.name, challenge.token), None)
+
+        return self._do(work)
 
     def connect(self) -> None:
         """Nothing to open."""

@@ -3,8 +3,9 @@
 ``schema``      the tables, in terms that PostgreSQL shares
 ``migrations``  numbered steps from an empty database to that schema
 ``encryption``  the vault that seals secrets before they reach a table
-``rows``        records as rows of the tables that are published, and back
-``statements``  what each call of `IStore` says to the database
+``rows``        records as rows, and back
+``statements``  what each call of `IStore` says to the database; ``issuing``, what those on orders say
+``transactions``  where they run, which each database and thread does in its own way
 ``publishing``  what is published after a change, by us or by another process
 ``following``   who is told of it
 ``engine``      SQLite through SQLAlchemy

@@ -108,7 +108,38 @@ def _certificates_and_journal(connection: sa.Connection) -> None:
     tables.create_all(connection, checkfirst=False)
 
 
-MIGRATIONS: Sequence[Step] = (_first_schema, _certificates_and_journal)
+def _orders(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+
+    def text(name: str, primary_key: bool = False, nullable: bool = False) -> sa.Column[Any]:
+        return sa.Column(name, TEXT, primary_key=primary_key, nullable=nullable)
+
+    def moment(name: str, nullable: bool = False) -> sa.Column[Any]:
+        return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
+
+    connection.exec_driver_sql("ALTER TABLE certificates ADD COLUMN directory TEXT DEFAULT '' NOT NULL")
+    sa.Table(
+        "issuances",
+        tables,
+        text("name", True),
+        text("holder", nullable=True),
+        moment("lease_until", nullable=True),
+        sa.Column("fields", sa.JSON, nullable=False),
+    )
+    sa.Table("orders", tables, text("domain", True), text("name", True), moment("ordered_at"))
+    sa.Table(
+        "challenges",
+        tables,
+        text("kind", True),
+        text("name", True),
+        text("token", True),
+        text("answer"),
+        moment("expires_at"),
+    )
+    tables.create_all(connection, checkfirst=False)
+
+
+MIGRATIONS: Sequence[Step] = (_first_schema, _certificates_and_journal, _orders)
 
 
 def migrate(connection: sa.Connection, steps: Sequence[Step] = MIGRATIONS) -> None:

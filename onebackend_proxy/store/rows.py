@@ -1,7 +1,8 @@
-"""Records as rows of the tables that are published, and back."""
+"""Records as rows, and back."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from cattrs import Converter
 
 from ..errors import NotFound
-from ..records import Certificate, Instance, Redirect, Route
+from ..records import Certificate, Instance, Issuance, Redirect, Route
 from . import schema
 from .encryption import Vault
 
@@ -18,6 +19,10 @@ R = TypeVar("R", Route, Redirect, Instance, Certificate)
 
 # It leaves out what is as by default, and overlooks what it does not know: a later version's fields, say.
 _fields = Converter(omit_if_default=True, detailed_validation=False)
+_fields.register_unstructure_hook(
+    datetime.datetime, lambda moment: moment.astimezone(datetime.UTC).isoformat()
+)
+_fields.register_structure_hook(datetime.datetime, lambda text, _: datetime.datetime.fromisoformat(text))
 
 
 @attrs.frozen
@@ -55,6 +60,18 @@ def _route(row: Any) -> Route:
     if fields:
         return _fields.structure({**fields, "id": key, "target": target}, Route)
     return Route(key, target)
+
+
+def issuance_fields(issuance: Issuance) -> dict[str, Any]:
+    """All but its name that is not as by default, fit for JSON: empty where nothing is known."""
+    fields: dict[str, Any] = _fields.unstructure(issuance)
+    del fields["name"]
+    return fields
+
+
+def issuance_of(name: str, fields: dict[str, Any]) -> Issuance:
+    """The way back from `issuance_fields`."""
+    return _fields.structure({**fields, "name": name}, Issuance)
 
 
 def _listed_certificate(row: Any) -> Certificate:
@@ -107,11 +124,17 @@ def delete(connection: sa.Connection, kind: Kind[Any], ids: Iterable[str]) -> No
 def replace_certificates(
     connection: sa.Connection, vault: Vault, certificates: Iterable[Certificate]
 ) -> tuple[Certificate, ...]:
-    """Insert or replace these, with their keys sealed; returns them as they are listed from now on."""
+    """Insert or replace these, with their keys sealed; returns them as they are listed from now on.
+
+    ValueError, which is to end the transaction, if one has no key: it was read from a listing, and saving it
+    would lose the key that there is.
+    """
     table = schema.certificates
     kept: list[Certificate] = []
     rows: list[dict[str, Any]] = []
     for certificate in {each.id: each for each in certificates}.values():
+        if not certificate.private_key:
+            raise ValueError(f"the certificate {certificate.id} is without its private key")
         created = connection.scalar(sa.select(table.c.created_at).where(table.c.id == certificate.id))
         sealed = vault.seal(_key_name(certificate.id), certificate.private_key.encode())
         listed = attrs.evolve(certificate, private_key="", created_at=created or certificate.created_at)

@@ -97,6 +97,36 @@ certificates = sa.Table(
         sa.Column(name, UtcDateTime, nullable=False)
         for name in ("not_before", "not_after", "created_at", "updated_at")
     ),
+    _text("directory", server_default=""),
+)
+
+# `fields` is what is known of a name's orders, as in `routes`; it is empty where there is only a lease.
+issuances = sa.Table(
+    "issuances",
+    metadata,
+    _text("name", primary_key=True),
+    sa.Column("holder", TEXT, nullable=True),
+    sa.Column("lease_until", UtcDateTime, nullable=True),
+    sa.Column("fields", sa.JSON, nullable=False),
+)
+
+# The last order for each name, for as long as it counts among those of its registered domain.
+orders = sa.Table(
+    "orders",
+    metadata,
+    _text("domain", primary_key=True),
+    _text("name", primary_key=True),
+    sa.Column("ordered_at", UtcDateTime, nullable=False),
+)
+
+challenges = sa.Table(
+    "challenges",
+    metadata,
+    _text("kind", primary_key=True),
+    _text("name", primary_key=True),
+    _text("token", primary_key=True),
+    _text("answer"),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
 )
 
 accounts = sa.Table(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from twisted.internet.defer import Deferred
@@ -14,6 +14,7 @@ from ..errors import Conflict, NotFound, Unavailable
 from ..records import MAX_APPS, Account, App, Certificate, Instance, Redirect, Route, Token
 from . import schema
 from .encryption import Vault
+from .issuing import IssuingStatements
 from .publishing import Change
 from .rows import (
     CERTIFICATES,
@@ -29,8 +30,6 @@ from .rows import (
     route_row,
     row_of,
 )
-
-T = TypeVar("T")
 
 _CHECK_NAME = "encryption-key-check"
 
@@ -55,22 +54,13 @@ def _make_room_for_app(connection: sa.Connection, most: int) -> None:
         raise Unavailable(f"there are {most} apps already, with logins to each")
 
 
-class Statements:
+class Statements(IssuingStatements):
     """The calls of `IStore`; a subclass says where and in what transaction they run."""
 
     max_apps = MAX_APPS
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-
-    def _read(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
-        raise NotImplementedError
-
-    def _write(self, work: Callable[[sa.Connection], T]) -> Deferred[T]:
-        raise NotImplementedError
-
-    def _change(self, work: Callable[[sa.Connection], Change]) -> Deferred[None]:
-        raise NotImplementedError
 
     def _delete(self, kind: Kind[Any], ids: Sequence[str]) -> Deferred[None]:
         ids = tuple(ids)
@@ -147,7 +137,10 @@ class Statements:
         return self._read(lambda connection: certificate_with_key(connection, self._vault, certificate_id))
 
     def save_certificates(self, certificates: Sequence[Certificate]) -> Deferred[None]:
-        """Insert or replace each by its id; what is there already keeps its `created_at`."""
+        """Insert or replace each by its id; what is there already keeps its `created_at`.
+
+        ValueError, and none is saved, if one of them has no private key.
+        """
         saved = tuple(certificates)
 
         def work(connection: sa.Connection) -> Change:
@@ -264,6 +257,16 @@ class Statements:
         """Keep it, encrypted, unless there is one of this name already; return the one kept."""
         return self._write(lambda connection: _keep_secret(connection, self._vault, name, value))
 
+    def replace_secret(self, name: str, value: bytes) -> Deferred[None]:
+        """Keep it, encrypted, in the place of one of this name."""
+        table = schema.secrets
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(table).where(table.c.name == name))
+            _insert_secret(connection, self._vault, name, value)
+
+        return self._write(work)
+
     @staticmethod
     def check_vault(connection: sa.Connection, vault: Vault) -> None:
         """Find out whether the secrets in this database open, before anybody needs one."""
@@ -280,5 +283,9 @@ def _keep_secret(connection: sa.Connection, vault: Vault, name: str, value: byte
     kept = _open_secret(connection, vault, name)
     if kept is not None:
         return kept
-    connection.execute(sa.insert(schema.secrets).values(name=name, sealed=vault.seal(name, value)))
+    _insert_secret(connection, vault, name, value)
     return value
+
+
+def _insert_secret(connection: sa.Connection, vault: Vault, name: str, value: bytes) -> None:
+    connection.execute(sa.insert(schema.secrets).values(name=name, sealed=vault.seal(name, value)))

@@ -81,7 +81,7 @@ def test_routes_of_the_first_schema_are_read_with_defaults(engine):
 def test_a_newer_database_is_refused(engine):
     with written(engine) as connection:
         migrate(connection, [lambda connection: None] * 7)
-    wanted = r"written by a newer version of the proxy \(schema 7, this one knows 2\)"
+    wanted = r"written by a newer version of the proxy \(schema 7, this one knows 3\)"
     with pytest.raises(SettingError, match=wanted), written(engine) as connection:
         migrate(connection)
 

@@ -251,7 +251,7 @@ class OpeningTests(Base):
     def test_a_newer_database(self):
         self.open()
         self.other_connection().execute("UPDATE schema_version SET version = 99")
-        self.assertIn("newer version of the proxy (schema 99, this one knows 2)", self.refused())
+        self.assertIn("newer version of the proxy (schema 99, this one knows 3)", self.refused())
 
     def test_not_a_database(self):
         self.path.write_bytes(b"this is a text file, and a long one" * 100)
