@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import attrs
 from twisted.python import usage
 
+from . import acme_settings
 from .balancing import Balance
 from .errors import SettingError
 from .folder import DEFAULT_FOLDER, default_folder
@@ -44,6 +45,14 @@ class Settings:
     open_registration: bool = False
     admin_password: str = attrs.field(default="", repr=False)
     sync_certs_to_files: bool = False
+    contact_email: str = ""
+    acme_directories: tuple[str, ...] = (acme_settings.LETS_ENCRYPT,)
+    acme_ca_file: pathlib.Path | None = None
+    acme_eab_kid: str = ""
+    acme_eab_hmac_key: str = attrs.field(default="", repr=False)
+    acme_profile: str = ""
+    acme_dns: str = ""
+    acme_resolver: tuple[str, int] | None = None
     limits: Limits = DEFAULTS
 
 
@@ -57,9 +66,10 @@ class _Setting:
     parse: Callable[[str], Any]
     flag: bool = False
     repeatable: bool = False
+    field: str = attrs.field()
 
-    @property
-    def field(self) -> str:
+    @field.default
+    def _field_of_the_same_name(self) -> str:
         return self.option.replace("-", "_")
 
 
@@ -208,6 +218,56 @@ SETTINGS = (
         flag=True,
     ),
     _Setting(
+        "contact-email",
+        "OB_CONTACT_EMAIL",
+        "Where authorities write to about certificates.",
+        acme_settings.email,
+    ),
+    _Setting(
+        "acme-directory",
+        "OB_PROXY_ACME_DIRECTORY",
+        "Where certificates are ordered: URLs by commas, later ones where earlier ones fail, or off."
+        " [default: Let's Encrypt]",
+        acme_settings.directories,
+        field="acme_directories",
+    ),
+    _Setting(
+        "acme-ca-file",
+        "OB_PROXY_ACME_CA_FILE",
+        "PEM roots to trust in directories, beside the system's.",
+        acme_settings.ca_file,
+    ),
+    _Setting(
+        "acme-eab-kid",
+        "OB_PROXY_ACME_EAB_KID",
+        "Key id of an external account binding.",
+        acme_settings.word,
+    ),
+    _Setting(
+        "acme-eab-hmac-key",
+        "OB_PROXY_ACME_EAB_HMAC_KEY",
+        "Its key, in base64url.",
+        acme_settings.hmac_key,
+    ),
+    _Setting(
+        "acme-profile",
+        "OB_PROXY_ACME_PROFILE",
+        "Profile of certificates, such as shortlived, where the directory has it.",
+        acme_settings.word,
+    ),
+    _Setting(
+        "acme-dns",
+        "OB_PROXY_ACME_DNS",
+        "How proofs get into the DNS, such as rfc2136:192.0.2.53:key=/etc/acme.key; for wildcards.",
+        str,
+    ),
+    _Setting(
+        "acme-resolver",
+        "OB_PROXY_ACME_RESOLVER",
+        "Name server to ask about proofs, ADDRESS[:PORT]. [default: the system's]",
+        acme_settings.name_server,
+    ),
+    _Setting(
         "trusted-proxies",
         "OB_PROXY_TRUSTED_PROXIES",
         "CIDRs, by commas, of proxies whose X-Forwarded-* we believe. [default: none]",
@@ -253,10 +313,12 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
     Raises `SettingError` with one line that names the option, or the variable the value came from.
     """
     values: dict[str, Any] = {}
+    names: dict[str, str] = {}
     for setting in SETTINGS:
         name, given = _given(setting, options, environment)
         if given is None:
             continue
+        names[setting.field] = name
         try:
             if isinstance(given, list):
                 values[setting.field] = tuple(_endpoint(text) for text in given)
@@ -269,12 +331,21 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
         raise SettingError("OB_PROXY_LISTEN: no endpoint in it")
     limits = Limits(**{limit.field: values.pop(limit.field) for limit in LIMITS if limit.field in values})
     values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
-    # Who names a port of the edge, or tests it, wants it.
+    values["edge"] = _edge_is_wanted(values)
+    for one, other in ("acme_eab_kid", "acme_eab_hmac_key"), ("acme_eab_hmac_key", "acme_eab_kid"):
+        if one in values and other not in values:
+            raise SettingError(
+                f"{names[one]}: is nothing without --{other.replace('_', '-')}, which is not given"
+            )
+    return Settings(**values, limits=limits)
+
+
+def _edge_is_wanted(values: Mapping[str, Any]) -> bool:
+    """Who names a port of the edge, or tests it, wants it."""
     wanting = [name for name in ("edge_test_mode", "http", "https") if values.get(name)]
     if wanting and values.get("edge") is False:
         raise SettingError(f"OB_EDGE_PROXY: is false, and --{wanting[0].replace('_', '-')} is for the edge")
-    values["edge"] = bool(wanting) or values.get("edge", False)
-    return Settings(**values, limits=limits)
+    return bool(wanting) or values.get("edge", False)
 
 
 def refuse_to_start(message: str) -> NoReturn:

@@ -55,6 +55,10 @@ def test_the_defaults():
     assert (settings.trusted_proxies, settings.open_registration) == ((), False)
     assert (settings.edge, settings.edge_test_mode, settings.sync_certs_to_files) == (False, False, False)
     assert (settings.http_port, settings.https_port, settings.http, settings.https) == (80, 443, "", "")
+    assert settings.acme_directories == ("https://acme-v02.api.letsencrypt.org/directory",)
+    assert (settings.contact_email, settings.acme_ca_file, settings.acme_resolver) == ("", None, None)
+    assert (settings.acme_eab_kid, settings.acme_eab_hmac_key) == ("", "")
+    assert (settings.acme_profile, settings.acme_dns) == ("", "")
     assert settings.limits == DEFAULTS == Limits()
 
 
@@ -225,8 +229,10 @@ def test_an_endpoint_of_the_edge_is_one(option, text):
 
 
 def test_secrets_do_not_show():
-    settings = settings_from({}, {"OB_ENCRYPTION_KEY": "s3cret", "OB_ADMIN_PASSWORD": "s3cret"})
+    names = {"OB_ENCRYPTION_KEY": "s3cret", "OB_ADMIN_PASSWORD": "s3cret"}
+    settings = settings_from({"acme-eab-kid": "kid", "acme-eab-hmac-key": "s3cret"}, names)
     assert (settings.encryption_key, settings.admin_password) == ("s3cret", "s3cret")
+    assert settings.acme_eab_hmac_key == "s3cret"
     assert "s3cret" not in repr(settings)
 
 
