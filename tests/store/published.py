@@ -64,7 +64,7 @@ class Followed(WithStore):
 
 
 class PublishingContract(Followed, StoreContract):
-    """The whole contract: mix into a trial TestCase that sets `self.store`."""
+    """All that is published, and what the API asks: mix into a trial TestCase that sets `self.store`."""
 
     def test_a_route_keeps_every_field(self):
         async def check():

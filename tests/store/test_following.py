@@ -14,9 +14,10 @@ from twisted.logger import capturedLogs
 
 from onebackend_proxy.errors import StoreUnavailable
 from onebackend_proxy.records import Redirect, Route
-from onebackend_proxy.store import Vault, open_sqlite, publishing
+from onebackend_proxy.store import Vault, open_sqlite, publishing, schema
 
-from .contract import an_instance, failure_of
+from .contract import NOW, an_instance, failure_of
+from .issuing import A_CHALLENGE, FULL_ISSUANCE
 from .published import FULL_ROUTE, Followed, a_certificate
 from .test_sqlite import Base, reactor
 
@@ -109,6 +110,20 @@ class FollowingTests(Followed, Base):
             self.assertIn("routes.id IN", statement)
             self.assertIs(heard[-1].instances, heard[-2].instances)
             self.assertEqual(len(heard[-1].routes), 4)
+
+        return self.run_async(check())
+
+    def test_orders_of_another_process_are_nobodys_news(self):
+        async def check():
+            heard = await self.heard()
+            await self.other.claim_issuance("full.com", "one", NOW, NOW)
+            await self.other.release_issuance(FULL_ISSUANCE, "one")
+            await self.other.spend_order("com", "full.com", NOW, NOW, 1)
+            await self.other.save_challenge(A_CHALLENGE, NOW)
+            await self.poll()
+            self.assertEqual(len(heard), 1)
+            count = sa.select(sa.func.count()).select_from(schema.journal)
+            self.assertEqual(await self.store._read(lambda connection: connection.scalar(count)), 0)
 
         return self.run_async(check())
 

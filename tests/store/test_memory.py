@@ -5,10 +5,11 @@ from twisted.trial.unittest import TestCase
 from onebackend_proxy.errors import StoreUnavailable
 from onebackend_proxy.testing import MemoryStore
 
+from .issuing import IssuingContract
 from .published import PublishingContract
 
 
-class MemoryStoreTests(PublishingContract, TestCase):
+class MemoryStoreTests(PublishingContract, IssuingContract, TestCase):
     store: MemoryStore
 
     def setUp(self):

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 
 from onebackend_proxy.errors import SettingError
 from onebackend_proxy.records import Route
-from onebackend_proxy.store import schema
+from onebackend_proxy.store import Vault, schema
 from onebackend_proxy.store.engine import make_engine
 from onebackend_proxy.store.migrations import MIGRATIONS, migrate
-from onebackend_proxy.store.rows import ROUTES, all_of
+from onebackend_proxy.store.rows import CERTIFICATES, ROUTES, all_of, certificate_with_key
+
+from .published import a_certificate, listed
 
 
 @pytest.fixture
@@ -76,6 +80,36 @@ def test_routes_of_the_first_schema_are_read_with_defaults(engine):
     with written(engine) as connection:
         migrate(connection)
         assert all_of(connection, ROUTES) == (Route("a.com", "http://a"),)
+
+
+def test_certificates_of_the_second_schema_are_those_that_somebody_saved(engine):
+    vault, saved = Vault("a key"), a_certificate()
+    with written(engine) as connection:
+        migrate(connection, MIGRATIONS[:2])
+        row = [
+            saved.id,
+            json.dumps(saved.names),
+            saved.chain,
+            vault.seal(f"certificate {saved.id}", saved.private_key.encode()),
+            saved.common_name,
+            saved.issuer,
+            saved.serial,
+            *(
+                f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+                for moment in (saved.not_before, saved.not_after, saved.created_at, saved.updated_at)
+            ),
+        ]
+        connection.exec_driver_sql(
+            f"INSERT INTO certificates VALUES ({', '.join('?' * len(row))})", tuple(row)
+        )
+        connection.exec_driver_sql("INSERT INTO journal VALUES (1, 'certificates', 'cert-1')")
+    with written(engine) as connection:
+        migrate(connection)
+        assert all_of(connection, CERTIFICATES) == (listed(saved),)
+        assert certificate_with_key(connection, vault, saved.id) == saved
+        assert connection.execute(sa.select(schema.journal)).all() == [(1, "certificates", "cert-1")]
+        for table in (schema.issuances, schema.orders, schema.challenges):
+            assert connection.execute(sa.select(table)).all() == []
 
 
 def test_a_newer_database_is_refused(engine):

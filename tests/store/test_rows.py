@@ -1,7 +1,8 @@
-"""Routes as rows: nothing is lost, and what a later version wrote beside it does no harm."""
+"""Records as rows: nothing is lost, and what a later version wrote beside it does no harm."""
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pytest
@@ -9,13 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebackend_proxy.errors import SettingError
-from onebackend_proxy.records import Route, RouteTimeouts, WeightedTarget
+from onebackend_proxy.records import Issuance, Route, RouteTimeouts, WeightedTarget
 from onebackend_proxy.store import Vault, schema
 from onebackend_proxy.store.engine import make_engine
 from onebackend_proxy.store.migrations import migrate
-from onebackend_proxy.store.rows import ROUTES, certificate_with_key, replace_certificates, route_row
+from onebackend_proxy.store.rows import (
+    ROUTES,
+    certificate_with_key,
+    issuance_fields,
+    issuance_of,
+    replace_certificates,
+    route_row,
+)
 
 from ..properties import PROPERTY
+from .issuing import FULL_ISSUANCE
 from .published import a_certificate
 
 TEXT = st.text(max_size=8)
@@ -29,6 +38,28 @@ ROUTE = st.builds(
     st.builds(RouteTimeouts, SECONDS, SECONDS, SECONDS),
     st.none() | st.integers(0, 9),
     st.booleans(),
+)
+
+# In any zone, as far as that has a year.
+MOMENT = st.none() | st.datetimes(
+    datetime.datetime(2000, 1, 1),
+    timezones=st.integers(-1439, 1439).map(
+        lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes))
+    ),
+    max_value=datetime.datetime(9000, 1, 1),
+)
+ISSUANCE = st.builds(
+    Issuance,
+    TEXT,
+    st.integers(0, 9),
+    *[MOMENT] * 2,
+    TEXT,
+    TEXT,
+    *[MOMENT] * 2,
+    TEXT,
+    TEXT,
+    *[MOMENT] * 3,
+    TEXT,
 )
 
 
@@ -53,6 +84,21 @@ def test_fields_of_a_later_version_are_overlooked(route):
 
 def test_a_plain_route_has_no_other_fields():
     assert route_row(Route("a.com", "http://a")) == {"id": "a.com", "target": "http://a", "fields": {}}
+
+
+@PROPERTY
+@given(ISSUANCE)
+def test_an_issuance_comes_back(issuance):
+    fields = json.loads(json.dumps(issuance_fields(issuance)))
+    assert issuance_of(issuance.name, fields) == issuance
+    assert issuance_of(issuance.name, {**fields, "later": {"x": [1]}, "serials": []}) == issuance
+
+
+def test_an_issuance_is_kept_in_words_that_other_programs_read():
+    fields = issuance_fields(FULL_ISSUANCE)
+    assert fields["tried_at"] == "2026-11-21T12:30:15.123456+00:00"
+    assert len(fields) == 13
+    assert issuance_fields(Issuance("a.com")) == {}
 
 
 @pytest.fixture

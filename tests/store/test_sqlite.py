@@ -18,6 +18,7 @@ from onebackend_proxy.records import Route
 from onebackend_proxy.store import Vault, open_sqlite
 
 from .contract import failure_of
+from .issuing import IssuingContract
 from .published import PublishingContract
 
 reactor: Any = any_reactor
@@ -49,7 +50,7 @@ class Base(TestCase):
         return connection
 
 
-class SqliteStoreTests(PublishingContract, Base):
+class SqliteStoreTests(PublishingContract, IssuingContract, Base):
     def setUp(self):
         super().setUp()
         self.store = self.open()
@@ -188,6 +189,7 @@ class SqliteStoreTests(PublishingContract, Base):
     def test_secrets_are_not_in_the_file(self):
         async def check():
             await self.store.create_secret("key", b"very-secret-bytes")
+            await self.store.replace_secret("other", b"very-secret-bytes")
             await self.store.close()
             for path in self.folder.iterdir():
                 self.assertNotIn(b"very-secret-bytes", path.read_bytes())
