@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -286,6 +286,10 @@ class RouteTable(Generic[T]):
         """The entry with this very id."""
         host, prefix = _split(id)
         return self._hosts.get(host, {}).get(prefix)
+
+    def hosts(self) -> KeysView[str]:
+        """The hosts of all entries, wildcards as they are written."""
+        return self._hosts.keys()
 
     def has_host(self, host: str) -> bool:
         """Whether any entry, whatever its prefix, is for this canonical host, or for ``*.`` one label up."""
