@@ -139,7 +139,7 @@ def _ours(backend: Backend, site: Site | None, log: str) -> Iterator[Running]:
         if site:
             options += ["--edge", "--http", _endpoint(free_port()), "--https", _endpoint(wanted.port)]
             options += ["--tls-contexts", str(site.contexts)] if site.contexts else []
-        env = {"OB_ADMIN_PASSWORD": PASSWORD}
+        env = {"OB_ADMIN_PASSWORD": PASSWORD, "OB_PROXY_ACME_DIRECTORY": "off"}
         with process([*twistd, "onebackend-proxy", *options], PROXY_CORE, wanted.port, env) as child:
             running = Running(wanted.port, child.pid, site)
             _tell(f"http://127.0.0.1:{port}", wanted)

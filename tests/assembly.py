@@ -88,7 +88,7 @@ class AssemblyTests(SynchronousTestCase):
         self.reactor = Reactor()
         self.store = MemoryStore()
         self.folder = pathlib.Path(self.mktemp())
-        self.settings = Settings(folder=self.folder, access_log=self.mktemp())
+        self.settings = Settings(folder=self.folder, access_log=self.mktemp(), acme_directories=())
         self.accounts = Mock(spec=Accounts)
         self.passwords: list[str] = []
         self.hashing: Deferred[None] | None = None

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 import onebackend_proxy
+from onebackend_proxy.acme_settings import OFF
+
+from .authorities import ACME_DIRECTORY
 
 # Before anything imports them: a failed assertion in there is to show its values too.
 pytest.register_assert_rewrite(
@@ -25,4 +28,5 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("here"))
         patch.setenv("PYTHONPATH", str(pathlib.Path(onebackend_proxy.__file__).parent.parent))
+        patch.setenv(ACME_DIRECTORY, OFF)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import pathlib
 import re
 
@@ -14,6 +15,7 @@ from onebackend_proxy.acme_settings import LETS_ENCRYPT, directories, email, hma
 from onebackend_proxy.errors import SettingError
 from onebackend_proxy.options import settings_from
 
+from .e2e.proxy_process import command, environment
 from .properties import PROPERTY
 from .tls.making import root
 
@@ -206,3 +208,20 @@ def test_any_text_is_taken_or_refused(parse, text):
         assert str(error)
     else:
         assert re.fullmatch(r"[\x20-\x7e]*", str(value))
+
+
+@pytest.mark.parametrize(
+    "url", [LETS_ENCRYPT, "https://10.0.0.1/", "https://localhost.test/", f"https://[::1]/,{A}"]
+)
+def test_no_test_asks_an_authority_outside(url):
+    with pytest.raises(AssertionError, match="a test would ask a real authority"):
+        environment(OB_PROXY_ACME_DIRECTORY=url)
+    with pytest.raises(AssertionError, match="a test would ask a real authority"):
+        command("--edge", "--acme-directory", url)
+
+
+def test_tests_may_ask_this_machine():
+    url = "https://localhost:14000/dir,https://127.0.0.1/,https://[::1]:1/"
+    assert environment(OB_PROXY_ACME_DIRECTORY=url)["OB_PROXY_ACME_DIRECTORY"] == url
+    assert environment()["OB_PROXY_ACME_DIRECTORY"] == os.environ["OB_PROXY_ACME_DIRECTORY"] == "off"
+    assert command("--acme-directory", url)[-1] == url

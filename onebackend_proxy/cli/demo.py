@@ -91,7 +91,9 @@ def free_port(port: int, *, may_change: bool) -> int:
 def demo_environ(environ: Mapping[str, str], *, secrets_too: bool) -> dict[str, str]:
     """Return the environment without settings that would change what the demo does."""
     kept = _KEPT_VARIABLES if secrets_too else ()
-    return {name: value for name, value in environ.items() if not name.startswith("OB_") or name in kept}
+    rest = {name: value for name, value in environ.items() if not name.startswith("OB_") or name in kept}
+    # A demo asks nobody outside for anything.
+    return rest | {"OB_PROXY_ACME_DIRECTORY": "off"}
 
 
 @contextlib.contextmanager

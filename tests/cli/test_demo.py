@@ -81,8 +81,9 @@ def test_a_taken_port_is_replaced_or_refused(capsys: pytest.CaptureFixture[str])
 
 def test_settings_from_outside_stay_outside() -> None:
     outside = {"PATH": "p", "OB_PROXY_LISTEN": "x", "OB_ADMIN_PASSWORD": "a", "OB_EDGE_PROXY": "true"}
-    assert demo_environ(outside, secrets_too=False) == {"PATH": "p"}
-    assert demo_environ(outside, secrets_too=True) == {"PATH": "p", "OB_ADMIN_PASSWORD": "a"}
+    own = {"PATH": "p", "OB_PROXY_ACME_DIRECTORY": "off"}
+    assert demo_environ(outside | {"OB_PROXY_ACME_DIRECTORY": "https://a.test/"}, secrets_too=False) == own
+    assert demo_environ(outside, secrets_too=True) == own | {"OB_ADMIN_PASSWORD": "a"}
 
 
 def test_the_steps_against_the_api(

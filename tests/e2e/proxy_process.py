@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 import requests
 
 import onebackend_proxy
+from onebackend_proxy.acme_settings import OFF
 
+from ..authorities import ACME_DIRECTORY, for_tests_only
 from .waiting import free_port, wait_until
 
 ADMIN_PASSWORD = "a-password-for-tests"
@@ -21,15 +24,22 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()",
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without OB_* settings, finding the package these tests import."""
+    """This process's environment without OB_* settings, finding the package these tests import.
+
+    Nothing is ordered from an ACME directory unless `extra` names one, which is on this machine.
+    """
+    for_tests_only(extra.get(ACME_DIRECTORY, OFF))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OB_")}
     kept["PYTHONPATH"] = str(pathlib.Path(onebackend_proxy.__file__).parent.parent)
     kept["PYTHONUNBUFFERED"] = "1"
-    return kept | extra
+    return kept | {ACME_DIRECTORY: OFF} | extra
 
 
 def command(*options: str) -> list[str]:
     """The command line that starts the proxy with these options."""
+    for option, value in itertools.pairwise(options):
+        if option == "--acme-directory":
+            for_tests_only(value)
     return [*TWISTD, "onebackend-proxy", *options]
 
 
