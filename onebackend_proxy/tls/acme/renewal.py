@@ -33,6 +33,7 @@ _SHORTEST_WAIT = 5 * _SECOND
 _BETWEEN_DEMANDS = 15 * _MINUTE
 """Let's Encrypt forgives five failures for a name within an hour: this leaves one to spare."""
 _ASK_AGAIN = 6 * _HOUR
+_APART = 10 * _MINUTE
 
 
 def _share(*of: str) -> float:
@@ -60,7 +61,9 @@ def renew_at(certificate: Certificate, issuance: Issuance | None, now: _Time) ->
     """When to renew it, `now` at the earliest.
 
     That is a moment within the authority's window, as long as this stays the same; without one it is 2/3 of
-    the lifetime, or at most 1/30 of it later. When less than 1/20 of the lifetime is left it is now.
+    the lifetime, or at most 1/30 of it later. When less than 1/20 of the lifetime is left it is now. All that
+    is for one that was stored a moment ago only after a pause: else a clock that is months ahead, or an
+    authority whose windows are always over, would have it ordered again and again.
     """
     lifetime = _lifetime(certificate)
     window = _window(certificate, issuance)
@@ -71,7 +74,10 @@ def renew_at(certificate: Certificate, issuance: Issuance | None, now: _Time) ->
     else:
         share = _share(certificate.id, certificate.serial)
         at = certificate.not_before + 2 * lifetime / 3 + share * lifetime / 30
-    return max(now, min(at, certificate.not_after - lifetime / 20))
+    at = min(at, certificate.not_after - lifetime / 20)
+    # From a clock that was ahead only once we are not held up.
+    rested = certificate.updated_at + min(_APART, lifetime / 20) if certificate.updated_at <= now else now
+    return max(now, at, rested)
 
 
 def should_ask(certificate: Certificate, issuance: Issuance | None, now: _Time) -> bool:

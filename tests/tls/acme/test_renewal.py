@@ -140,13 +140,29 @@ def test_a_twentieth_before_its_end_it_is_renewed_whatever_the_authority_says(li
     assert renew_at(certificate, None, certificate.not_after + DAY) == certificate.not_after + DAY
 
 
+@pytest.mark.parametrize(
+    ("life", "pause"), [(90 * DAY, 10 * MINUTE), (HOUR, 3 * MINUTE), (60 * SECOND, 3 * SECOND)]
+)
+def test_what_is_wrong_with_every_new_one_costs_no_flood_of_orders(life, pause):
+    """A clock that is too far ahead, and an authority whose windows are always over."""
+    over = windowed(BEGIN - DAY, BEGIN - HOUR)
+    for begun in (BEGIN, BEGIN + life / 2, BEGIN + life - SECOND, BEGIN + 2 * life):
+        certificate = attrs.evolve(certified(life), updated_at=begun)
+        assert renew_at(certificate, over, begun) == begun + pause
+        assert renew_at(certificate, over, begun + pause + SECOND) == begun + pause + SECOND
+    ahead = attrs.evolve(certified(life), updated_at=BEGIN + 2 * life)
+    assert renew_at(ahead, None, BEGIN + 2 * life) == BEGIN + 2 * life + pause
+    # It was ahead, but is no more.
+    assert renew_at(ahead, over, BEGIN) == BEGIN
+
+
 @OFTEN
 @given(certificates, knowledge, moments, moments)
 def test_never_in_the_past_never_too_late_and_time_moves_it_only_to_now(certificate, known, one, other):
-    now, later = sorted([one, other])
+    now, later = max(BEGIN, min(one, other)), max(BEGIN, one, other)
     at, then = renew_at(certificate, known, now), renew_at(certificate, known, later)
-    late = certificate.not_after - (certificate.not_after - certificate.not_before) / 20
-    assert now <= at <= max(now, late)
+    life = certificate.not_after - certificate.not_before
+    assert max(now, BEGIN + min(life / 20, 10 * MINUTE)) <= at <= max(now, certificate.not_after - life / 20)
     assert then == max(at, later)
 
 
