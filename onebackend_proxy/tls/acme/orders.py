@@ -1,0 +1,279 @@
+"""From a name to its certificate: one order after another, until a directory and a challenge work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import josepy
+from acme import challenges
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from txacme.interfaces import IResponder
+
+from ...records import Certificate, Issuance
+from ..pem import key_pem
+from .accounts import Accounts
+from .client import AcmeClient, Authorization, Order, certificate_id
+from .problems import AcmeError, Problem, Unreachable
+from .responders import DNS_01
+from .stored import pem_objects
+
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+REHEARSALS = {LETS_ENCRYPT: "https://acme-staging-v02.api.letsencrypt.org/directory"}
+"""Where a name that has failed is proved first, so as not to spend what failures the real one allows."""
+FIRST_LOOK = 0.1
+"""Seconds until we first look whether an authority is done; then it says itself when to look again."""
+LOOKS = (0.5, 1.0, 2.0, 3.0)
+"""Seconds between looks where it does not say; the last again and again."""
+ORDER_SECONDS = 180.0
+"""In which an order must be complete: DNS may need two minutes of it."""
+
+
+@attrs.frozen
+class Obtained:
+    """A new key and the chain for it in PEM, where they are from, and the kind of challenge that worked."""
+
+    key: str = attrs.field(repr=False)
+    chain: str
+    directory: str
+    challenge: str
+
+    def pem_objects(self) -> list[Any]:
+        """The key and the certificates, as `txacme.interfaces.ICertificateStore` takes them."""
+        return pem_objects(self.key + self.chain)
+
+
+class NotProved(AcmeError):
+    """The authority does not believe that a name is ours, by one kind of challenge."""
+
+
+class NoCertificate(AcmeError):
+    """All that were asked have refused; `directory` is the last of them."""
+
+    def __init__(self, message: str, directory: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.directory = directory
+
+
+class Orders:
+    """What txacme calls a client: it orders at the first of `directories` that gives a certificate.
+
+    `responders` are asked in turn, those of the kind that worked last time first. `profile` is asked for
+    where a directory offers it. `rehearsals` are directories to try first for names that have failed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        accounts: Accounts,
+        directories: Sequence[str],
+        responders: Sequence[IResponder],
+        *,
+        profile: str = "",
+        rehearsals: Mapping[str, str] = REHEARSALS,
+    ) -> None:
+        self._reactor = reactor
+        self._accounts = accounts
+        self.directories = tuple(directories)
+        self.responders = tuple(responders)
+        self._profile = profile
+        self._rehearsals = rehearsals
+        # By directory: until when, in Unix seconds, it wants no orders at all, and its own words.
+        self._paused: dict[str, tuple[float, AcmeError]] = {}
+        self._log = Logger()
+
+    def __repr__(self) -> str:
+        return f"<Orders: {', '.join(self.directories)}>"
+
+    def can_prove(self, name: str) -> bool:
+        """Whether any responder may prove this name: only DNS proves wildcards."""
+        return bool(self._responders_for(name, ""))
+
+    def _responders_for(self, name: str, last: str) -> list[IResponder]:
+        found = [
+            each for each in self.responders if each.challenge_type == DNS_01 or not name.startswith("*.")
+        ]
+        return sorted(found, key=lambda each: each.challenge_type != last)
+
+    async def obtain(self, name: str, issuance: Issuance, previous: Certificate | None) -> Obtained:
+        """A certificate for this name, in the place of the `previous` one.
+
+        Raises `NoCertificate` with the words of all that were asked; its `retry_after`, if it has one, says
+        in how many seconds the first of them may be asked again.
+        """
+        failed: list[tuple[str, AcmeError]] = []
+        for url in self.directories:
+            error = self._pause_of(url)
+            if error is None:
+                try:
+                    return await self._at(url, name, issuance, previous)
+                except AcmeError as caught:
+                    error = caught
+                    self._may_pause(url, name, error)
+            failed.append((url, error))
+        raise _all_failed(failed)
+
+    def _pause_of(self, url: str) -> AcmeError | None:
+        until, error = self._paused.get(url, (0.0, None))
+        left = until - self._reactor.seconds()
+        if left <= 0 or error is None:
+            self._paused.pop(url, None)
+            return None
+        return AcmeError(error.message, retry_after=left)
+
+    def _may_pause(self, url: str, name: str, error: AcmeError) -> None:
+        """Leave an authority alone that is busy or has had enough of us; the limits of one name are its own."""
+        if error.retry_after is None or not isinstance(error, Problem):
+            return
+        labels = name.removeprefix("*.").split(".")
+        about_name = any(".".join(labels[index:]) in error.detail for index in range(max(1, len(labels) - 1)))
+        if (error.type == "rateLimited" and not about_name) or error.status_code == 503:
+            self._paused[url] = (self._reactor.seconds() + error.retry_after, error)
+
+    async def _at(self, url: str, name: str, issuance: Issuance, previous: Certificate | None) -> Obtained:
+        """By the first kind of challenge that works at this directory."""
+        client = await self._accounts.client(url)
+        failed: list[AcmeError] = []
+        for responder in self._responders_for(name, issuance.challenge):
+            try:
+                if issuance.failures:
+                    await self._rehearse(url, name, responder)
+                return await self._by(client, url, name, responder, previous)
+            except NotProved as error:
+                failed.append(error)
+        if not failed:
+            raise AcmeError("a wildcard can only be proved by DNS, and no provider is set (--acme-dns)")
+        if len(failed) == 1:
+            raise failed[0]
+        raise NotProved("; ".join(error.message for error in failed), retry_after=_first(failed))
+
+    async def _rehearse(self, url: str, name: str, responder: IResponder) -> None:
+        rehearsal = self._rehearsals.get(url)
+        if rehearsal is None:
+            return
+        try:
+            client = await self._accounts.client(rehearsal)
+            order = await client.order((name,))
+            await self._prove(client, order, name, responder)
+        except NotProved:
+            raise
+        except AcmeError as error:
+            # It is no more than a rehearsal.
+            self._log.info("no rehearsal for {name} at {url}: {error}", name=name, url=rehearsal, error=error)
+
+    async def _by(
+        self, client: AcmeClient, url: str, name: str, responder: IResponder, previous: Certificate | None
+    ) -> Obtained:
+        order = await self._order(client, url, name, previous)
+        await self._prove(client, order, name, responder)
+        key = ec.generate_private_key(ec.SECP256R1())
+        if order.status != "ready":
+            order = await self._done(lambda: client.read_order(order.url), "ready", "valid")
+        order = await client.finalize(order, request_for(name, key))
+        if order.status != "valid":
+            order = await self._done(lambda: client.read_order(order.url), "valid")
+        chain = await client.certificate(order.certificate)
+        return Obtained(key_pem(key), chain, url, responder.challenge_type)
+
+    async def _order(self, client: AcmeClient, url: str, name: str, previous: Certificate | None) -> Order:
+        directory = await client.directory()
+        profile = self._profile if self._profile in directory.profiles else ""
+        if self._profile and not profile:
+            self._log.info(
+                "{url} has no profile {profile}: ordering without one", url=url, profile=self._profile
+            )
+        if previous is not None and previous.directory == url and directory.renewal_info:
+            try:
+                return await client.order((name,), profile, certificate_id(previous.chain))
+            except Problem as problem:
+                # It is replaced already, or not known (any more): no reason to have none (RFC 9773, 5).
+                if problem.retry_after is not None or problem.type == "rateLimited":
+                    raise
+        return await client.order((name,), profile)
+
+    async def _prove(self, client: AcmeClient, order: Order, name: str, responder: IResponder) -> None:
+        """Prove to the authority that the name is ours; raises `NotProved`."""
+        for url in order.authorizations:
+            authorization = await client.authorization(url)
+            if authorization.status == "valid":
+                # From an order a moment ago, say.
+                continue
+            kind = responder.challenge_type
+            offers = [offer for offer in authorization.challenges if offer.kind == kind]
+            if not offers:
+                raise NotProved(f"{kind}: the authority does not offer it")
+            async with _responding(client, responder, name, offers[0].token):
+                await client.answer(offers[0].url)
+                try:
+                    await self._done(lambda url=url: client.authorization(url), "valid")
+                except Problem as problem:
+                    raise NotProved(
+                        f"{kind}: {problem.message}", retry_after=problem.retry_after
+                    ) from problem
+
+    async def _done(self, look: Callable[[], Awaitable[Any]], *wanted: str) -> Any:
+        """Look until its status is one of those; raises what the authority says of why it is not."""
+        late = self._reactor.seconds() + ORDER_SECONDS
+        wait = FIRST_LOOK
+        looks = 0
+        while True:
+            await deferLater(self._reactor, wait)
+            found: Order | Authorization = await look()
+            if found.status in wanted:
+                return found
+            if found.status not in ("pending", "processing", "ready"):
+                raise _why_not(found)
+            wait = found.retry_after or LOOKS[min(looks, len(LOOKS) - 1)]
+            looks += 1
+            if self._reactor.seconds() + wait > late:
+                raise Unreachable(f"the authority was not done after {ORDER_SECONDS:.0f} s")
+
+
+@asynccontextmanager
+async def _responding(
+    client: AcmeClient, responder: IResponder, name: str, token: str
+) -> AsyncIterator[None]:
+    """While a challenge is answered."""
+    challenge: Any = challenges.Challenge.from_json({"type": responder.challenge_type, "token": token})
+    response = challenge.response(josepy.JWKEC(key=client.key))
+    try:
+        await responder.start_responding(name, challenge, response)
+        yield
+    finally:
+        await responder.stop_responding(name, challenge, response)
+
+
+def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The certificate signing request (PKCS 10, DER) for one name; a long one would not fit the subject."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    return request.add_extension(names, False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def _why_not(found: Order | Authorization) -> AcmeError:
+    problems = [found.problem] if isinstance(found, Order) else [each.problem for each in found.challenges]
+    for problem in problems:
+        if problem is not None:
+            return problem
+    return Problem("", f"it is {found.status}, and nobody says why")
+
+
+def _first(failed: Sequence[AcmeError]) -> float | None:
+    """When the first of them may be asked again, in seconds; None if one of them says nothing of that."""
+    waits = [error.retry_after for error in failed]
+    known = [wait for wait in waits if wait is not None]
+    return min(known) if len(known) == len(waits) else None
+
+
+def _all_failed(failed: Sequence[tuple[str, AcmeError]]) -> NoCertificate:
+    words = failed[0][1].message
+    if len(failed) > 1:
+        words = "; ".join(f"{url}: {error.message}" for url, error in failed)
+    return NoCertificate(words, failed[-1][0], retry_after=_first([error for _url, error in failed]))
