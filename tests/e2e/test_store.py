@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from .proxy_process import environment
 from .waiting import wait_until
 
 _OPEN = """
-import json, pathlib, sys, time
+import datetime, json, pathlib, sys, time
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import react
@@ -51,12 +52,66 @@ async def save():
 react(lambda _: ensureDeferred(save()))
 """
 )
+# Both begin once they are told to, and tell what they got: the name of each lease that runs from second `at`
+# until a minute later; the number of each order that is within the budget of ten.
+_ISSUING = (
+    _OPEN
+    + """
+path, holder, at, *names = sys.argv[1:]
+now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=int(at))
+minute = datetime.timedelta(seconds=60)
+
+async def all_of_them():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for name in names:
+        if await got(name):
+            print(name, flush=True)
+    await store.close()
+"""
+)
+_RUN = "react(lambda _: ensureDeferred(all_of_them()))"
+CLAIM = f"""{_ISSUING}
+async def got(name):
+    return await store.claim_issuance(name, holder, now, now + minute) is not None
+
+{_RUN}
+"""
+SPEND = f"""{_ISSUING}
+async def got(name):
+    return await store.spend_order("example.com", holder + name, now, now - minute, 10) is None
+
+{_RUN}
+"""
 
 
 def start(program: str, *arguments: str) -> subprocess.Popen[str]:
     """A process of its own with the store open."""
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment())
+
+
+def raced(program: str, path: pathlib.Path, names: list[str]) -> list[list[str]]:
+    """What each of two processes got that wanted all of these at once."""
+    processes = [start(program, str(path), holder, "0", *names) for holder in ("one", "two")]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    got = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return got
+
+
+def claimed(path: pathlib.Path, holder: str, at: int, names: list[str]) -> list[str]:
+    """Which of these a new process gets."""
+    process = start(CLAIM, str(path), holder, str(at), *names)
+    ready, *got = process.communicate("\n", timeout=60)[0].split()
+    assert (ready, process.returncode) == ("ready", 0)
+    return got
 
 
 @pytest.fixture
@@ -104,6 +159,36 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path, followers):
         assert process.returncode == 0
     for follower in followers:
         wait_for(follower, [*sides[0], *sides[1]])
+
+
+def test_of_two_processes_that_race_for_a_lease_one_has_it(tmp_path):
+    path, names = tmp_path / "proxy.sqlite", [f"{number}.example" for number in range(100)]
+    one, two = raced(CLAIM, path, names)
+    assert sorted([*one, *two]) == sorted(names)
+    assert claimed(path, "three", 59, names) == []
+    assert claimed(path, "three", 60, names) == names
+    assert claimed(path, "one", 61, names) == []
+
+
+def test_processes_that_race_keep_one_budget(tmp_path):
+    one, two = raced(SPEND, tmp_path / "proxy.sqlite", [str(number) for number in range(30)])
+    assert len(one) + len(two) == 10
+
+
+def test_a_lease_outlives_a_kill_until_it_runs_out(tmp_path):
+    path = tmp_path / "proxy.sqlite"
+    process = start(CLAIM, str(path), "killed", "0", *(f"{number}.example" for number in range(5000)))
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    told = [process.stdout.readline() for _ in range(21)]
+    process.kill()
+    # In the middle of whatever it was at; what it told of is held.
+    ready, *names = "".join([*told, *process.communicate(timeout=20)[0].splitlines(keepends=True)]).split()
+    assert (ready, process.returncode) == ("ready", -signal.SIGKILL)
+    assert 20 <= len(names) < 5000
+    assert claimed(path, "next", 59, names) == []
+    assert claimed(path, "next", 60, names) == names
 
 
 def test_an_instance_that_another_proxy_registered_is_routed_to_within_a_second(new_proxy, node):
