@@ -26,6 +26,7 @@ from .limits import DEFAULTS, Limits
 from .records import Certificate
 from .store import Vault, open_sqlite
 from .tls.authority import LEAF_LIFE, LocalAuthority, is_local
+from .tls.challenges import Challenges
 from .tls.contexts import Contexts
 from .tls.endpoint import TlsEndpoint
 
@@ -38,7 +39,8 @@ _SPELLING = r"write onebackend:tcp\:443:folder=/PATH, with \: and \= in the inne
 class EdgeCertificates:
     """Contexts for all certificates of a store, and for local names that are `owned`.
 
-    `publish` takes over each change. With `to_files` they are written to `folder` as well.
+    `publish` takes over each change. With `to_files` they are written to `folder` as well. `challenges` are
+    answered by its endpoints, whichever process has placed them in the store.
     """
 
     def __init__(
@@ -57,8 +59,14 @@ class EdgeCertificates:
         self._limits = limits
         self._authority: LocalAuthority | None = None
         self._files = CertificateFiles(store, folder, reactor) if to_files else None
+        self.challenges = Challenges(store, reactor.seconds)
         self.contexts = Contexts(
-            reactor.seconds, store.certificate, self.authority, owned, limits.tls_contexts
+            reactor.seconds,
+            store.certificate,
+            self.authority,
+            owned,
+            limits.tls_contexts,
+            self.challenges,
         )
 
     def publish(self, published: Published) -> None:

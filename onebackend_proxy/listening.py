@@ -93,7 +93,7 @@ class ListeningService(Service):
             site = self._site(proxy.edge, proxy.edge)
             self._fronts.append(self._edge_front("http", settings.http, settings.http_port, site))
             return
-        plain = self._site(proxy.edge, proxy.plain_edge)
+        plain = self._site(proxy.plain_edge, proxy.plain_edge)
         self._fronts.append(self._edge_front("http", settings.http, settings.http_port, plain))
         secure = self._site(proxy.edge, proxy.edge, HTTP2)
         front = self._edge_front("https", settings.https, settings.https_port, secure)

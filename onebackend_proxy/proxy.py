@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -27,6 +28,7 @@ from .options import Settings
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
 from .targets import RouteUpstreams, Targets
+from .tls.challenges import HTTP_01
 from .upstream import HealthChecks, Http1Client
 
 GRACE = 20.0
@@ -103,6 +105,8 @@ class ProxyService(Service):
         self.certificates = EdgeCertificates(
             self.store, settings.folder, reactor, self.edge.owns, limits, settings.sync_certs_to_files
         )
+        if settings.edge and not settings.edge_test_mode:
+            self.plain_edge.challenges = partial(self.certificates.challenges.find, HTTP_01)
         self._published: Published | None = None
         self._draining: list[Deferred[Any]] = []
 
@@ -158,7 +162,7 @@ class ProxyService(Service):
         if self.settings.edge_test_mode:
             return EdgeView(published, self.certificates.certificate_for, None, self.edge.choose)
         return EdgeView(
-            published, self.certificates.certificate_for, self.edge.choose, self.plain_edge.choose
+            published, self.certificates.certificate_for, self.edge.choose, self.plain_edge.answer
         )
 
     def client_address(self, request: Request) -> str:

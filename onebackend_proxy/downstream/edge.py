@@ -7,6 +7,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -14,7 +16,7 @@ from ..balancing import Upstream
 from ..errors import BadRequest, Misdirected, NotFound, ProxyError, Unavailable
 from ..headers import OutgoingRequest, origin_form, the_host
 from ..interfaces import Published
-from ..messages import Answer
+from ..messages import NO_BODY, Answer
 from ..records import Redirect, Route
 from ..routing import RouteTable, edge_paths, redirect_location, request_host
 from .resources import Desk, Proxied, relay
@@ -22,8 +24,8 @@ from .resources import Desk, Proxied, relay
 ACME_PREFIX = b"/.well-known/acme-challenge/"
 """Where an authority fetches what proves that a name is ours (RFC 8555, 8.3)."""
 
-Challenges = Callable[[str, bytes], bytes | None]
-"""The key authorization for a host and a token, if one is being asked for."""
+Challenges = Callable[[str, str], Deferred[str | None]]
+"""Finds the key authorization for a host and a token; None if no such thing is being asked for."""
 UpstreamOf = Callable[[Route], Upstream | None]
 
 
@@ -173,22 +175,69 @@ class CoveredEdge(Proxied):
         return self._edge.choose(request)
 
 
-class PlainEdge(Proxied):
-    """Port 80: answers ACME challenges and Redirects, sends the hosts of Routes to https, relays nothing."""
+class PlainEdge(Proxied, Resource):
+    """Port 80: answers ACME challenges and Redirects, sends the hosts of Routes to https, relays nothing.
 
-    def __init__(self, edge: EdgeResource, challenges: Challenges = lambda host, token: None) -> None:
+    It is the root of a `ProxySite` on the fast plane, too. A challenge may have to be looked up: its request
+    goes to twisted.web. Without `challenges` no path is one.
+    """
+
+    isLeaf = True
+    streams = True
+
+    def __init__(self, edge: EdgeResource, challenges: Challenges | None = None) -> None:
+        Resource.__init__(self)
         self._edge = edge
         self.challenges = challenges
         self.desk = edge.desk
 
-    def choose(self, request: OutgoingRequest) -> Answer:
+    def choose(self, request: OutgoingRequest) -> Answer | None:
         """See `Proxied`."""
+        if (
+            request.target.startswith(ACME_PREFIX)
+            and request.body in (NO_BODY, 0)
+            and self._may_prove(request.method, request_host(request.host))
+        ):
+            return None
+        return self.answer(request)
+
+    def _may_prove(self, method: bytes, host: str) -> bool:
+        return self.challenges is not None and method in (b"GET", b"HEAD") and self._edge.routes_to(host)
+
+    def render(self, request: Any) -> int:
+        """twisted.web's hook: answer as `choose` does, or as soon as the challenge has been looked up."""
+        proof = self._prove(request)
+        if proof is None:
+            relay(request, request.uri, self.answer, self.desk)
+            return NOT_DONE_YET
+        request.notifyFinish().addErrback(lambda _: proof.cancel())
+        proof.addCallback(self._proved, request).addErrback(_failed, request)
+        return NOT_DONE_YET
+
+    def _prove(self, request: Any) -> Deferred[str | None] | None:
+        """What is looked up for a request to twisted.web, if anything is."""
+        # What is wrong with the request is told by whoever answers it.
+        with contextlib.suppress(ProxyError):
+            target, authority = origin_form(request.method, request.uri)
+            # With a body still to come, twisted.web renders once more behind it.
+            if target.startswith(ACME_PREFIX) and getattr(request, "complete", True):
+                host = request_host(authority or the_host(request.requestHeaders.getRawHeaders(b"Host", ())))
+                if self.challenges is not None and self._may_prove(request.method, host):
+                    return self.challenges(host, target.removeprefix(ACME_PREFIX).decode("latin-1"))
+        return None
+
+    def _proved(self, proof: str | None, request: Any) -> None:
+        def told(outgoing: OutgoingRequest) -> Answer:
+            if proof is None:
+                return self.answer(outgoing)
+            return Answer(200, [(b"Content-Type", b"application/octet-stream")], proof.encode("ascii"))
+
+        relay(request, request.uri, told, self.desk)
+
+    def answer(self, request: OutgoingRequest) -> Answer:
+        """What is answered where no challenge is; raises `errors.NotFound` for hosts without a Route."""
         host = request_host(request.host)
         target = request.target
-        if target.startswith(ACME_PREFIX):
-            proof = self.challenges(host, target.removeprefix(ACME_PREFIX))
-            if proof is not None:
-                return Answer(200, [(b"Content-Type", b"application/octet-stream")], proof)
         found = self._edge.find(host, target)
         if isinstance(found, Answer):
             return found
@@ -198,3 +247,8 @@ class PlainEdge(Proxied):
             raise BadRequest("only a path can be sent to https")
         # Without a port: what the world calls 443 may be any other to us.
         return moved(308, b"https://" + host.encode("ascii") + target)
+
+
+def _failed(failure: Failure, request: Any) -> None:
+    if not failure.check(CancelledError):
+        request.processingFailed(failure)

@@ -214,6 +214,11 @@ def covers(certificate: Certificate, host: str) -> bool:
     return host in certificate.names or _parent(host) in certificate.names
 
 
+def is_valid(certificate: Certificate, now: datetime.datetime) -> bool:
+    """Whether it has begun and has not ended."""
+    return certificate.not_before <= now < certificate.not_after
+
+
 class CertificateTable:
     """An immutable set of certificates; `find` has the one to show for a name."""
 
@@ -240,6 +245,6 @@ class CertificateTable:
         host = bare_host(host)
         found: list[Certificate] = [*self._by_name.get(host, ()), *self._by_name.get(_parent(host), ())]
         for certificate in found:
-            if certificate.not_before <= now < certificate.not_after:
+            if is_valid(certificate, now):
                 return certificate
         return found[0] if found else None

@@ -21,6 +21,9 @@ INTERNAL_ERROR = 80
 UNRECOGNIZED_NAME = 112
 NO_APPLICATION_PROTOCOL = 120
 
+ACME_TLS_1 = b"acme-tls/1"
+"""What an authority speaks that looks for a proof, and nobody else (RFC 8737, 4)."""
+
 _CLIENT_HELLO = b"\x01"
 _SERVER_NAME, _ALPN = 0, 16
 
@@ -39,6 +42,11 @@ class ClientHello:
 
     server_name: str
     protocols: tuple[bytes, ...]
+
+    @property
+    def wants_proof(self) -> bool:
+        """Whether an authority asks for a proof that the name is ours: it offers that alone (RFC 8737, 3)."""
+        return self.protocols == (ACME_TLS_1,)
 
 
 def alert_bytes(alert: int) -> bytes:

@@ -21,9 +21,18 @@ from ..errors import NotFound, ProxyError
 from ..limits import DEFAULTS
 from ..records import Certificate
 from .authority import LocalAuthority, is_local
-from .certificates import CertificateTable
-from .client_hello import INTERNAL_ERROR, UNRECOGNIZED_NAME, BadHello, ClientHello
-from .transport import Chosen
+from .certificates import CertificateTable, is_valid
+from .challenges import TLS_ALPN_01, Challenges, challenge_certificate
+from .client_hello import (
+    ACME_TLS_1,
+    INTERNAL_ERROR,
+    NO_APPLICATION_PROTOCOL,
+    UNRECOGNIZED_NAME,
+    BadHello,
+    ClientHello,
+)
+from .on_demand import OnDemand, Order
+from .transport import Chosen, Ordered
 
 CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384"
@@ -63,7 +72,10 @@ def make_base() -> SSL.Context:
 
 def make_context(certificate: Certificate) -> SSL.Context:
     """A context that shows the certificate; about 22 KiB, and half a millisecond to make."""
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    return _showing(certificate, SSL.Context(SSL.TLS_SERVER_METHOD))
+
+
+def _showing(certificate: Certificate, context: SSL.Context) -> SSL.Context:
     # Unlike all else of the base, these a connection does not keep when it is given another context.
     context.set_cipher_list(CIPHERS)
     leaf, *chain = x509.load_pem_x509_certificates(certificate.chain.encode("ascii"))
@@ -80,6 +92,15 @@ def make_context(certificate: Certificate) -> SSL.Context:
     # A session goes on under the certificate that it began with (RFC 6066, 3), a renewed one too.
     context.set_session_id(sha256(certificate.id.encode("ascii")).digest())
     return context
+
+
+def _make_proof(name: str, answer: str, now: datetime.datetime) -> Chosen:
+    """For one connection: no session of it goes on in another one, nor one of another in it."""
+    certificate = challenge_certificate(name, answer, now)
+    context = make_base()
+    context.set_options(SSL.OP_NO_TICKET)
+    context = _showing(certificate, context)
+    return Chosen(context, attrs.evolve(certificate, private_key=""), (ACME_TLS_1,))
 
 
 def _cannot_be_shown() -> BadHello:
@@ -103,7 +124,9 @@ class Contexts:
 
     `with_key` loads a stored certificate with its private key; `owned` says whether a host (as in routes)
     that the local authority may speak for is served here at all; `local` makes that authority, or reads it.
-    At most `kept` contexts are held. `now` is in Unix seconds.
+    At most `kept` contexts are held. `now` is in Unix seconds. An authority that wants a proof gets that of
+    `challenges`, and nothing else does. Where no valid certificate is stored for a name, `on_demand` may
+    order one, and the client waits.
     """
 
     def __init__(
@@ -113,12 +136,16 @@ class Contexts:
         local: Callable[[], Deferred[LocalAuthority]],
         owned: Callable[[str], bool] = lambda name: True,
         kept: int = DEFAULTS.tls_contexts,
+        challenges: Challenges | None = None,
     ) -> None:
         self._now = now
         self._with_key = with_key
         self._local = local
         self._owned = owned
         self._most = kept
+        self._challenges = challenges
+        self.on_demand: Order = lambda name: None
+        self._waiting = OnDemand(now)
         self._table = CertificateTable(())
         self._stored: OrderedDict[str, _Kept] = OrderedDict()
         # Apart: anybody can make up local names, where a Route has a wildcard.
@@ -146,7 +173,7 @@ class Contexts:
 
     def certificate_for(self, name: str) -> Certificate | None:
         """The stored certificate that would be shown for a canonical name, without its key."""
-        return self._table.find(name, self._moment())
+        return self._table.find(name, self._moment(self._now()))
 
     def base(self) -> SSL.Context:
         """The context that connections are made from."""
@@ -156,19 +183,49 @@ class Contexts:
             self._base_until = now + TICKET_SECONDS
         return self._base
 
-    def choose(self, hello: ClientHello, address: str) -> Chosen | Deferred[Chosen]:
+    def choose(
+        self, hello: ClientHello, address: str, may_order: bool = True
+    ) -> Chosen | Deferred[Chosen] | Ordered:
         """The context for a client that came to this local `address`, which counts where it names nothing.
 
-        Raises `BadHello`, or the Deferred fails with it, where there is no certificate.
+        Raises `BadHello`, or the Deferred fails with it, where there is no certificate. When an `Ordered` is
+        done, ask again, and let nothing be ordered then.
         """
+        if hello.wants_proof:
+            return self._prove(hello.server_name)
         name = hello.server_name or address.removeprefix("::ffff:").partition("%")[0]
         now = self._now()
-        certificate = self._table.find(name, self._moment())
+        moment = self._moment(now)
+        certificate = self._table.find(name, moment)
+        if may_order and (certificate is None or not is_valid(certificate, moment)):
+            order = self._order(name)
+            if order is not None:
+                return Ordered(order)
         if certificate is not None:
             return self._context(self._stored, certificate.id, certificate, now, self._load_stored)
         if is_local(name) and self._owned(bracketed(name)):
             return self._context(self._issued, name, name, now, self._issue)
         raise BadHello(UNRECOGNIZED_NAME, "no certificate for the name that the client wants")
+
+    def _order(self, name: str) -> Deferred[None] | None:
+        if not name or is_local(name):
+            return None
+        return self._waiting.wait(name, self.on_demand)
+
+    def _prove(self, name: str) -> Deferred[Chosen]:
+        if not name:
+            raise BadHello(UNRECOGNIZED_NAME, "a proof is asked for, and not of which name")
+        if self._challenges is None:
+            raise BadHello(NO_APPLICATION_PROTOCOL, "no proofs are given here")
+
+        def found(answer: str | None) -> Chosen:
+            if answer is not None:
+                return _make_proof(name, answer, self._moment(self._now()))
+            known = self.certificate_for(name) is not None
+            alert = NO_APPLICATION_PROTOCOL if known else UNRECOGNIZED_NAME
+            raise BadHello(alert, "a proof is asked for that there is not")
+
+        return self._challenges.find(TLS_ALPN_01, name).addCallback(found)
 
     def refused(self, reason: str) -> None:
         """A connection ended before its handshake was complete: say so, now and then."""
@@ -184,8 +241,8 @@ class Contexts:
             )
             self._refused = 0
 
-    def _moment(self) -> datetime.datetime:
-        return datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
+    def _moment(self, now: float) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(now, datetime.UTC)
 
     def _context(
         self,
@@ -256,7 +313,7 @@ class Contexts:
     def _issue(self, name: str) -> Deferred[tuple[Certificate, float]]:
         def issue(authority: LocalAuthority) -> tuple[Certificate, float]:
             now = self._now()
-            issued = authority.issue(name, self._moment())
+            issued = authority.issue(name, self._moment(now))
             return issued, now + (issued.not_after.timestamp() - now) * 2 / 3
 
         return self._local().addCallback(issue)

@@ -22,7 +22,7 @@ from ..limits import DEFAULTS
 from ..transports import ImmediateServer, ImmediateUnixServer, prepare_port
 from .client_hello import ClientHello
 from .contexts import Contexts
-from .transport import Chosen, Handshaking, SecuredServer, SecuredUnixServer, UnderWay
+from .transport import Chosen, Handshaking, Ordered, SecuredServer, SecuredUnixServer, UnderWay
 
 _SECURED: dict[Any, Any] = {ImmediateServer: SecuredServer, ImmediateUnixServer: SecuredUnixServer}
 
@@ -37,8 +37,10 @@ class _Choice:
     def base(self) -> SSL.Context:
         return self.contexts.base()
 
-    def choose(self, hello: ClientHello, address: str) -> Chosen | Deferred[Chosen]:
-        return self.contexts.choose(hello, address)
+    def choose(
+        self, hello: ClientHello, address: str, may_order: bool
+    ) -> Chosen | Deferred[Chosen] | Ordered:
+        return self.contexts.choose(hello, address, may_order)
 
     def refused(self, reason: str) -> None:
         self.contexts.refused(reason)
@@ -89,7 +91,11 @@ class TlsEndpoint:
         self._under_way = UnderWay(reactor)
 
     def handshakes_done(self, seconds: float) -> Deferred[None]:
-        """Fires when no handshake is under way, or after `seconds`: who closes a port may wait for them."""
+        """Fires when no handshake is under way, or after `seconds`: who closes a port may wait for them.
+
+        Those that wait until a certificate is ordered wait no longer.
+        """
+        self._under_way.end_waits()
         return self._under_way.none(seconds)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:

@@ -14,6 +14,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from typing import Protocol as Shape
 
@@ -52,6 +53,10 @@ MAX_EMPTY_READS = 1024
 """Reads in a row that bring nothing: who sends no more than KeyUpdates, or records by the byte, is closed."""
 MAX_UNDER_WAY = 4096
 """Handshakes under way at one endpoint, at some 50 KiB each; for one more the oldest is given up."""
+ORDER_PATIENCE = 120.0
+"""Seconds that a client may wait while its certificate is ordered; then it gets what there is."""
+LOOK_FOR_LEAVERS = 1.0
+"""Seconds between looks at those who wait so: nothing is read from them, but they may have gone."""
 LOOK_AGAIN = 0.05
 """Seconds between looks at a ClientHello that is not whole, where the kernel cannot tell of more."""
 
@@ -70,10 +75,22 @@ _buffer = _ffi.new("char[]", RECORD)
 
 @attrs.frozen(eq=False)
 class Chosen:
-    """A context, and the certificate that it shows."""
+    """A context, and the certificate that it shows.
+
+    With `protocols`, one of these is chosen and none of the port's: it is a proof (RFC 8737), the connection
+    is made from the context itself, and ends with the handshake.
+    """
 
     context: SSL.Context
     certificate: Certificate
+    protocols: tuple[bytes, ...] = ()
+
+
+@attrs.frozen(eq=False)
+class Ordered:
+    """The certificate is being ordered: when `done` fires there may be one. Who leaves cancels it."""
+
+    done: Deferred[None]
 
 
 class Choice(Shape):
@@ -86,7 +103,9 @@ class Choice(Shape):
     def base(self) -> SSL.Context:
         """The context that connections are made from: versions, ciphers and tickets are its own."""
 
-    def choose(self, hello: ClientHello, address: str) -> Chosen | Deferred[Chosen]:
+    def choose(
+        self, hello: ClientHello, address: str, may_order: bool
+    ) -> Chosen | Deferred[Chosen] | Ordered:
         """The context for a client that came to this local `address`; `BadHello` where there is none."""
 
     def refused(self, reason: str) -> None:
@@ -94,13 +113,18 @@ class Choice(Shape):
 
 
 class UnderWay:
-    """The handshakes of one endpoint that are not complete, and who waits until there are none."""
+    """The handshakes of one endpoint that are not complete, and who waits until there are none.
+
+    Those that wait for an order are apart: they are no reason to wait, and are bounded by who orders.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         # In the order in which they began.
         self._all: dict[Handshaking, None] = {}
         self._waiting: list[Deferred[None]] = []
+        self._for_orders: dict[Handshaking, None] = {}
+        self._look: Any = None
 
     def add(self, handshaking: Handshaking) -> None:
         """One began."""
@@ -108,9 +132,34 @@ class UnderWay:
             next(iter(self._all)).give_up("there were too many at once")
         self._all[handshaking] = None
 
+    def wait_for_order(self, handshaking: Handshaking) -> None:
+        """One does not go on before its certificate is ordered."""
+        self.discard(handshaking)
+        self._for_orders[handshaking] = None
+        if self._look is None:
+            self._look = self._reactor.callLater(LOOK_FOR_LEAVERS, self._look_for_leavers)
+
+    def _look_for_leavers(self) -> None:
+        self._look = self._reactor.callLater(LOOK_FOR_LEAVERS, self._look_for_leavers)
+        poll = select.poll()
+        by_number = {each.transport.fileno(): each for each in self._for_orders}
+        for number in by_number:
+            poll.register(number, select.POLLRDHUP)
+        for number, _event in poll.poll(0):
+            by_number[number].give_up("the client left while its certificate was ordered")
+
+    def end_waits(self) -> None:
+        """Let all that wait for an order go on without."""
+        for each in list(self._for_orders):
+            each.end_wait()
+
     def discard(self, handshaking: Handshaking) -> None:
         """One has ended."""
         self._all.pop(handshaking, None)
+        self._for_orders.pop(handshaking, None)
+        if self._look is not None and not self._for_orders:
+            self._look.cancel()
+            self._look = None
         if self._waiting and not self._all:
             # Not before whoever has the connection then knows of it.
             self._reactor.callLater(0, self._tell)
@@ -149,15 +198,44 @@ class Handshaking(Protocol):
         self._reactor = reactor
         self._under_way = under_way
         self._late: Any = None
+        self._ordered: Deferred[None] | None = None
 
     def connectionMade(self) -> None:
         """A client has `timeout` seconds to complete its handshake."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._under_way.add(self)
         self._late = self._reactor.callLater(self._timeout, self._too_late)
 
     def _too_late(self) -> None:
         self._late = None
         self.give_up("it took too long")
+
+    def wait_for_order(self, done: Deferred[None], then: Callable[[], None]) -> None:
+        """The certificate is being ordered: when that has ended or took too long, unless the client has gone,
+        the handshake has its time anew, and `then` is called."""
+        self.done()
+        self._under_way.wait_for_order(self)
+        self._ordered = done
+        self._late = self._reactor.callLater(ORDER_PATIENCE, self._waited_too_long)
+        done.addBoth(self._order_ended, then)
+
+    def _waited_too_long(self) -> None:
+        self._late = None
+        self.end_wait()
+
+    def end_wait(self) -> None:
+        """Go on without what was ordered."""
+        if self._ordered is not None:
+            self._ordered.cancel()
+
+    def _order_ended(self, result: object, then: Callable[[], None]) -> None:
+        if self._ordered is not None:
+            self._ordered = None
+            self.done()
+            self._begin()
+            then()
 
     def give_up(self, reason: str) -> None:
         """End the connection now."""
@@ -171,6 +249,9 @@ class Handshaking(Protocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+        ordered, self._ordered = self._ordered, None
+        if ordered is not None:
+            ordered.cancel()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """See `twisted.internet.interfaces.IProtocol`."""
@@ -186,6 +267,7 @@ class _Secured(Immediate):
     certificate: Certificate | None = None
     """The one shown to this client."""
     _stage = _HELLO
+    _proves = False
     _reading = True
     _seen = 0
     _empty_reads = 0
@@ -218,19 +300,34 @@ class _Secured(Immediate):
                 return self._wait_for_more(len(data))
             if self._seen:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            self._stage = _CHOOSING
-            handshaking = self.protocol
-            choice = handshaking.choice
-            if hello.protocols and choice.protocols and not set(hello.protocols) & set(choice.protocols):
-                raise BadHello(NO_APPLICATION_PROTOCOL, "no application protocol in common")
-            chosen = choice.choose(hello, getattr(self.getHost(), "host", ""))
         except BadHello as error:
             return self._refuse(error, data)
-        if isinstance(chosen, Deferred):
-            self.stopReading()
+        self._stage = _CHOOSING
+        return self._choose(hello)
+
+    def _choose(self, hello: ClientHello, may_order: bool = True) -> ConnectionDone | ConnectionLost | None:
+        choice = self.protocol.choice
+        offered, ours = hello.protocols, choice.protocols
+        try:
+            if offered and ours and set(offered).isdisjoint(ours) and not hello.wants_proof:
+                raise BadHello(NO_APPLICATION_PROTOCOL, "no application protocol in common")
+            chosen = choice.choose(hello, getattr(self.getHost(), "host", ""), may_order)
+        except BadHello as error:
+            return self._refuse(error, b"")
+        if isinstance(chosen, Chosen):
+            return self._begin(chosen)
+        self.stopReading()
+        if isinstance(chosen, Ordered):
+            self.protocol.wait_for_order(chosen.done, partial(self._choose_again, hello))
+        else:
             chosen.addCallbacks(self._chosen, self._not_chosen)
-            return None
-        return self._begin(chosen)
+        return None
+
+    def _choose_again(self, hello: ClientHello) -> None:
+        self.startReading()
+        why = self._choose(hello, may_order=False)
+        if why is not None:
+            self.connectionLost(Failure(why))
 
     def _wait_for_more(self, size: int) -> ConnectionDone | None:
         """So many bytes are no whole ClientHello: be told when there are more, not that there are some."""
@@ -278,8 +375,10 @@ class _Secured(Immediate):
         """Let OpenSSL have the socket. The context is set before it has seen a byte, never in a callback."""
         choice = self.protocol.choice
         self.certificate = chosen.certificate
-        connection = self._connection = SSL.Connection(choice.base(), self.socket)
-        connection.set_app_data(choice.protocols)
+        self._proves = bool(chosen.protocols)
+        base = chosen.context if self._proves else choice.base()
+        connection = self._connection = SSL.Connection(base, self.socket)
+        connection.set_app_data(chosen.protocols or choice.protocols)
         connection.set_context(chosen.context)
         connection.set_accept_state()
         ssl = self._ssl = connection._ssl
@@ -303,6 +402,10 @@ class _Secured(Immediate):
         assert self._connection is not None
         self._stage = _OPEN
         self.negotiatedProtocol = self._connection.get_alpn_proto_negotiated() or None
+        if self._proves:
+            # Nothing is said on it (RFC 8737, 4); until it is closed, the handshake's time runs on.
+            self.loseConnection()
+            return None
         handshaking = self.protocol
         handshaking.done()
         protocol = handshaking.build(self.getPeer())

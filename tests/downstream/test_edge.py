@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import attrs
 from hypothesis import example, given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -53,11 +54,13 @@ def stock(edge: EdgeResource, clock: Clock) -> Site:
 
 
 def plain(edge: EdgeResource, clock: Clock) -> ProxySite:
-    """Port 80."""
-    return ProxySite(edge, clock, fast=PlainEdge(edge, lambda host, token: _PROOFS.get((host, token))))
+    """Port 80, where one challenge is known."""
+    port = PlainEdge(edge, lambda host, token: succeed(_PROOFS.get((host, token))))
+    return ProxySite(port, clock, fast=port)
 
 
-_PROOFS = {("x.com", b"token"): b"token.thumbprint"}
+_PROOFS = {("x.com", "token"): "token.thumbprint"}
+CHALLENGE = b"/.well-known/acme-challenge/"
 
 
 @attrs.define
@@ -484,13 +487,18 @@ class TestPort80(EdgeTests):
         assert (answer.status, answer.field(b"Location")) == (301, [b"https://y.com/new/x"])
 
     def test_challenges_go_before_everything(self) -> None:
-        plane = self.edge(Redirect("x.com", "https://y.com"))
-        answer = self.answer(plane, b"X.com:80", b"/.well-known/acme-challenge/token")
-        assert (answer.status, answer.body) == (200, b"token.thumbprint")
+        plane = self.edge(Route("x.com", "http://10.0.0.1"), Redirect("x.com", "https://y.com"))
+        for target in (CHALLENGE + b"token", b"http://x.com:80" + CHALLENGE + b"token"):
+            answer = self.answer(plane, b"X.com:80", target)
+            assert (answer.status, answer.body) == (200, b"token.thumbprint")
+            assert answer.field(b"Content-Type") == [b"application/octet-stream"]
+        answer = self.answer(plane, b"x.com", CHALLENGE + b"token", b"HEAD")
+        assert (answer.status, answer.body, answer.field(b"Content-Length")) == (200, b"", [b"16"])
         # What is not asked for is as any other path.
         for host, token in ((b"x.com", b"other"), (b"y.com", b"token"), (b"x.com", b"token/../token")):
-            answer = self.answer(plane, host, b"/.well-known/acme-challenge/" + token)
+            answer = self.answer(plane, host, CHALLENGE + token)
             assert answer.status == (308 if host == b"x.com" else 404)
+        assert self.answer(plane, b"x.com", CHALLENGE + b"token", b"POST").status == 308
 
     def test_a_connection_carries_several(self) -> None:
         plane = self.edge(Route("x.com", "http://10.0.0.1"))
@@ -498,6 +506,146 @@ class TestPort80(EdgeTests):
         client = plane.connect().send(b"".join(one % number for number in range(30)))
         wanted = [[b"https://x.com/%d" % number] for number in range(30)]
         assert [answer.field(b"Location") for answer in client.answers()] == wanted
+
+
+class TestChallenges(EdgeTests):
+    """On port 80 they are looked up, which may take its time; nothing else does."""
+
+    def setUp(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.answers: list[Deferred[str | None]] = []
+
+    def make_factory(self, edge: EdgeResource, clock: Clock) -> ProxySite:
+        """Port 80."""
+        self.port = PlainEdge(edge, self.look_up)
+        self.entries: list[Any] = []
+        return ProxySite(self.port, clock, self.entries.append, fast=self.port)
+
+    def look_up(self, host: str, token: str) -> Deferred[str | None]:
+        """A test says when it is found."""
+        self.asked.append((host, token))
+        self.answers.append(Deferred())
+        return self.answers[-1]
+
+    def plane(self) -> EdgePlane:
+        """One Route, and Redirects beside and below it."""
+        return self.edge(
+            Route("x.com", "http://10.0.0.1"),
+            Redirect("x.com/.well-known/acme-challenge/old", "https://y.com/new"),
+            Redirect("r.com", "https://y.com"),
+        )
+
+    def get(self, token: bytes, method: bytes = b"GET", host: bytes = b"x.com", *fields: bytes) -> bytes:
+        return b"\r\n".join(
+            (b"%b %b%b HTTP/1.1" % (method, CHALLENGE, token), b"Host: " + host, *fields, b"", b"")
+        )
+
+    def test_only_what_may_be_one_is_looked_up(self) -> None:
+        plane = self.plane()
+        for data in (
+            self.get(b"token", b"POST"),
+            self.get(b"token", b"OPTIONS"),
+            self.get(b"token", host=b"y.com"),
+            self.get(b"token", host=b"r.com"),
+            self.get(b"token", b"GET", b"x.com", b"Content-Length: 3") + b"abc",
+            b"GET /token HTTP/1.1\r\nHost: x.com\r\n\r\n",
+            b"GET /.well-known/acme-challenge HTTP/1.1\r\nHost: x.com\r\n\r\n",
+        ):
+            # Alone, and on a connection that twisted.web has by now.
+            for before in (0, 1):
+                client = plane.connect()
+                if before:
+                    client.send(self.get(b"one"))
+                    self.answers.pop().callback(None)
+                    assert client.answer().status == 308
+                    self.asked.clear()
+                answer = client.send(data).answer()
+                assert answer.status in (308, 404) and self.asked == []
+        assert plane.connect().send(self.get(b"tok?q=%41")).answers() == []
+        assert self.asked == [("x.com", "tok?q=%41")]
+
+    def test_the_answer_comes_when_it_is_found(self) -> None:
+        client = self.plane().connect().send(self.get(b"t-_1"))
+        assert client.answers() == [] and self.asked == [("x.com", "t-_1")]
+        self.answers[0].callback("t-_1.thumb")
+        answer = client.answer()
+        assert (answer.status, answer.body) == (200, b"t-_1.thumb")
+        assert [(entry.status, entry.target) for entry in self.entries] == [(200, CHALLENGE + b"t-_1")]
+
+    def test_what_is_not_found_is_answered_as_ever(self) -> None:
+        for token, location in (
+            (b"t", b"https://x.com" + CHALLENGE + b"t"),
+            (b"old/a", b"https://y.com/new/a"),
+        ):
+            plane = self.plane()
+            told = []
+            for looks in (self.look_up, None):
+                self.port.challenges = looks
+                client = plane.connect().send(self.get(token))
+                if looks:
+                    assert client.answers() == []
+                    self.answers.pop().callback(None)
+                answer = client.answer()
+                told.append((answer.status, answer.field(b"Location"), answer.body))
+                assert answer.field(b"Location") == [location]
+            assert told[0] == told[1]
+
+    def test_requests_behind_it_are_answered_in_order(self) -> None:
+        other = b"GET /%d HTTP/1.1\r\nHost: x.com\r\n\r\n"
+        client = (
+            self.plane().connect().send(other % 1 + self.get(b"a") + other % 2 + self.get(b"b") + other % 3)
+        )
+        assert [answer.status for answer in client.answers()] == [308]
+        self.answers[0].callback("a.a")
+        assert [answer.body[:3] for answer in client.answers()] == [b"a.a", b"308"]
+        self.answers[1].callback(None)
+        assert [answer.status for answer in client.answers()] == [308, 308]
+
+    def test_who_leaves_meanwhile_is_forgotten(self) -> None:
+        plane = self.plane()
+        client = plane.connect().send(self.get(b"token"))
+        client.leaves()
+        # It was cancelled.
+        assert self.answers[0].called and client.wire.take() == b""
+        # As where the store answers all the same.
+        client = plane.connect().send(self.get(b"token"))
+        done = self.answers[1]
+        client.leaves()
+        done.callback("too late")
+
+    def test_a_head_that_is_wrong_is_refused(self) -> None:
+        plane = self.plane()
+        client = plane.connect().send(self.get(b"one"))
+        self.answers.pop().callback("one.one")
+        assert client.answer().status == 200
+        answer = client.send(self.get(b"token", b"GET", b"x.com", b"Host: y.com")).answer()
+        assert answer.status == 400
+
+    def test_a_look_up_that_breaks(self) -> None:
+        client = self.plane().connect().send(self.get(b"token"))
+        self.answers[0].errback(ZeroDivisionError("secret"))
+        answer = client.answer()
+        assert answer.status == 500 and b"secret" not in answer.body
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_in_a_site_that_knows_nothing_of_us(self) -> None:
+        plane = self.plane()
+        site = Site(self.port, reactor=plane.clock)
+        wire = Wire(plane.clock)
+        wire.attach(site.buildProtocol(wire.getPeer()))
+        client = Client(plane.clock, wire).send(self.get(b"token"))
+        self.answers[0].callback("token.token")
+        assert client.answer().body == b"token.token"
+        client.send(self.get(b"other"))
+        self.answers[1].callback(None)
+        assert client.answer().status == 308
+
+    def test_where_it_is_off_nothing_is_looked_up(self) -> None:
+        plane = self.plane()
+        self.port.challenges = None
+        client = plane.connect().send(self.get(b"token"))
+        assert client.answer().status == 308 and self.asked == []
+        assert type(next(iter(plane.factory.channels))).__name__ == "FastChannel"
 
 
 @implementer(ISSLTransport)
