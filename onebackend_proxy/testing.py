@@ -360,6 +360,14 @@ class MemoryStore:
 
         return self._do(work)
 
+    def ordered(self, domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:
+        """The moments of the orders noted for names of this domain after `since`, the oldest first."""
+        return self._do(
+            lambda: tuple(
+                sorted(moment for key, moment in self._orders.items() if key[0] == domain and moment > since)
+            )
+        )
+
     def challenges(self, now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
         """All that have not expired by `now`, sorted by kind, name and token."""
         return self._do(lambda: tuple(each for _, each in sorted(self._asked_for(now).items())))

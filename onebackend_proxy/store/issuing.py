@@ -71,6 +71,14 @@ class IssuingStatements(Transactions):
         """
         return self._write(lambda connection: _spend(connection, domain, name, now, since, most))
 
+    def ordered(
+        self, domain: str, since: datetime.datetime
+    ) -> Deferred[tuple[datetime.datetime, ...]]:
+        """The moments of the orders noted for names of this domain after `since`, the oldest first."""
+        moment = schema.orders.c.ordered_at
+        listing = sa.select(moment).where(schema.orders.c.domain == domain, moment > since).order_by(moment)
+        return self._read(lambda connection: tuple(connection.scalars(listing)))
+
     def challenges(self, now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
         """All that have not expired by `now`, sorted by kind, name and token."""
         table = schema.challenges

@@ -175,6 +175,10 @@ class Contexts:
         """The stored certificate that would be shown for a canonical name, without its key."""
         return self._table.find(name, self._moment(self._now()))
 
+    def in_use(self, id: str) -> bool:
+        """Whether the stored certificate with this id has been shown lately."""
+        return id in self._stored
+
     def base(self) -> SSL.Context:
         """The context that connections are made from."""
         now = self._now()

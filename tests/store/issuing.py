@@ -53,6 +53,17 @@ class IssuingContract(WithStore):
 
         return self.run_async(check())
 
+    def test_the_orders_of_a_domain_are_told_oldest_first(self):
+        async def check():
+            for name, moment in (("b.example.com", 20), ("a.example.com", 10), ("old.example.com", -5)):
+                await self.spend(name, moment, most=9)
+            await self.spend("x.example.org", 30, domain="example.org")
+            self.assertEqual(await self.store.ordered("example.com", after(0)), (after(10), after(20)))
+            self.assertEqual(await self.store.ordered("example.com", after(10)), (after(20),))
+            self.assertEqual(await self.store.ordered("example.net", after(0)), ())
+
+        return self.run_async(check())
+
     def test_a_secret_is_replaced(self):
         async def check():
             for value in (b"one", b"two"):
