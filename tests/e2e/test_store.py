@@ -52,8 +52,8 @@ async def save():
 react(lambda _: ensureDeferred(save()))
 """
 )
-# Both begin once they are told to, and tell what they got: the name of each lease that runs from second `at`
-# until a minute later; the number of each order that is within the budget of ten.
+# For each line that it is sent it asks for the next name, and says whether it got it: a lease that runs from
+# second `at` until a minute later, or the one order that the budget of a domain of this name allows.
 _ISSUING = (
     _OPEN
     + """
@@ -63,10 +63,9 @@ minute = datetime.timedelta(seconds=60)
 
 async def all_of_them():
     print("ready", flush=True)
-    sys.stdin.readline()
     for name in names:
-        if await got(name):
-            print(name, flush=True)
+        sys.stdin.readline()
+        print("yes" if await got(name) else "no", flush=True)
     await store.close()
 """
 )
@@ -79,7 +78,7 @@ async def got(name):
 """
 SPEND = f"""{_ISSUING}
 async def got(name):
-    return await store.spend_order("example.com", holder + name, now, now - minute, 10) is None
+    return await store.spend_order(name, holder, now, now - minute, 1) is None
 
 {_RUN}
 """
@@ -92,25 +91,47 @@ def start(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment())
 
 
-def raced(program: str, path: pathlib.Path, names: list[str]) -> list[list[str]]:
-    """What each of two processes got that wanted all of these at once."""
-    processes = [start(program, str(path), holder, "0", *names) for holder in ("one", "two")]
-    for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    got = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+class Asking:
+    """A process that asks the store of `path` for these names, as `program` does."""
+
+    def __init__(self, program: str, path: pathlib.Path, holder: str, at: int, names: list[str]) -> None:
+        self.names = names
+        self.process = start(program, str(path), holder, str(at), *names)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        assert self._stdout.readline() == "ready\n"
+
+    def ask(self, names: int = 1) -> None:
+        self._stdin.write("\n" * names)
+        self._stdin.flush()
+
+    def answer(self) -> bool:
+        return {"yes\n": True, "no\n": False}[self._stdout.readline()]
+
+    def ended(self) -> int:
+        """The status that it ends with."""
+        with self.process:
+            return self.process.wait(timeout=60)
+
+
+def raced(program: str, path: pathlib.Path, names: list[str]) -> list[tuple[bool, bool]]:
+    """What two processes got of each name, which they wanted at the same moment."""
+    one, two = (Asking(program, path, holder, 0, names) for holder in ("one", "two"))
+    got = []
+    for _ in names:
+        one.ask()
+        two.ask()
+        got.append((one.answer(), two.answer()))
+    assert (one.ended(), two.ended()) == (0, 0)
     return got
 
 
-def claimed(path: pathlib.Path, holder: str, at: int, names: list[str]) -> list[str]:
-    """Which of these a new process gets."""
-    process = start(CLAIM, str(path), holder, str(at), *names)
-    ready, *got = process.communicate("\n", timeout=60)[0].split()
-    assert (ready, process.returncode) == ("ready", 0)
+def claimed(path: pathlib.Path, holder: str, at: int, names: list[str]) -> set[bool]:
+    """Whether a new process gets these."""
+    asking = Asking(CLAIM, path, holder, at, names)
+    asking.ask(len(names))
+    got = {asking.answer() for _ in names}
+    assert asking.ended() == 0
     return got
 
 
@@ -162,33 +183,28 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path, followers):
 
 
 def test_of_two_processes_that_race_for_a_lease_one_has_it(tmp_path):
-    path, names = tmp_path / "proxy.sqlite", [f"{number}.example" for number in range(100)]
-    one, two = raced(CLAIM, path, names)
-    assert sorted([*one, *two]) == sorted(names)
-    assert claimed(path, "three", 59, names) == []
-    assert claimed(path, "three", 60, names) == names
-    assert claimed(path, "one", 61, names) == []
+    path, names = tmp_path / "proxy.sqlite", [f"{number}.example" for number in range(50)]
+    assert [sum(got) for got in raced(CLAIM, path, names)] == [1] * 50
+    assert claimed(path, "three", 59, names) == {False}
+    assert claimed(path, "three", 60, names) == {True}
+    assert claimed(path, "one", 61, names) == {False}
 
 
 def test_processes_that_race_keep_one_budget(tmp_path):
-    one, two = raced(SPEND, tmp_path / "proxy.sqlite", [str(number) for number in range(30)])
-    assert len(one) + len(two) == 10
+    domains = [f"{number}.example" for number in range(50)]
+    assert [sum(got) for got in raced(SPEND, tmp_path / "proxy.sqlite", domains)] == [1] * 50
 
 
 def test_a_lease_outlives_a_kill_until_it_runs_out(tmp_path):
-    path = tmp_path / "proxy.sqlite"
-    process = start(CLAIM, str(path), "killed", "0", *(f"{number}.example" for number in range(5000)))
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    told = [process.stdout.readline() for _ in range(21)]
-    process.kill()
-    # In the middle of whatever it was at; what it told of is held.
-    ready, *names = "".join([*told, *process.communicate(timeout=20)[0].splitlines(keepends=True)]).split()
-    assert (ready, process.returncode) == ("ready", -signal.SIGKILL)
-    assert 20 <= len(names) < 5000
-    assert claimed(path, "next", 59, names) == []
-    assert claimed(path, "next", 60, names) == names
+    path, names = tmp_path / "proxy.sqlite", [f"{number}.example" for number in range(5000)]
+    asking = Asking(CLAIM, path, "killed", 0, names)
+    asking.ask(len(names))
+    told = [name for name in names[:20] if asking.answer()]
+    # In the middle of the next.
+    asking.process.kill()
+    assert asking.ended() == -signal.SIGKILL
+    assert claimed(path, "next", 59, told) == {False}
+    assert claimed(path, "next", 60, told) == {True}
 
 
 def test_an_instance_that_another_proxy_registered_is_routed_to_within_a_second(new_proxy, node):
