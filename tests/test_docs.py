@@ -69,6 +69,20 @@ def test_every_command_is_documented(name):
         assert name in firsts | {"register"}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_shown_exists(page):
+    """What stands behind ``onebackend-proxy`` in a command, which may go on behind a backslash."""
+    known = {f"--{setting.option}" for setting in SETTINGS}
+    commands = re.findall(r"^ .*twistd .*onebackend-proxy\b((?:.*\\\n)*.*)", page.read_text(), re.MULTILINE)
+    assert {word for command in commands for word in re.findall(r" (--[a-z-]+)", command)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_shown_exists(page):
+    known = {setting.variable for setting in SETTINGS} | {"OB_ADMIN_PASSWORD", "OB_SERVER_URL"}
+    assert set(re.findall(r"\bOB_[A-Z_]*[A-Z]\b", page.read_text())) - known == set()
+
+
 KIB = 1024
 LIMITS = {
     "a field's name, below ``twisted.web``": (channel.MAX_NAME, 256, "256 bytes"),
