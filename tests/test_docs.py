@@ -73,7 +73,7 @@ def test_every_command_is_documented(name):
 def test_every_option_shown_exists(page):
     """What stands behind ``onebackend-proxy`` in a command, which may go on behind a backslash."""
     known = {f"--{setting.option}" for setting in SETTINGS}
-    commands = re.findall(r"^ .*twistd .*onebackend-proxy\b((?:.*\\\n)*.*)", page.read_text(), re.MULTILINE)
+    commands = re.findall(r"^ .*twistd .*?onebackend-proxy\b((?:.*\\\n)*.*)", page.read_text(), re.MULTILINE)
     assert {word for command in commands for word in re.findall(r" (--[a-z-]+)", command)} <= known
 
 
