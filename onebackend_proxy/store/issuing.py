@@ -71,9 +71,7 @@ class IssuingStatements(Transactions):
         """
         return self._write(lambda connection: _spend(connection, domain, name, now, since, most))
 
-    def ordered(
-        self, domain: str, since: datetime.datetime
-    ) -> Deferred[tuple[datetime.datetime, ...]]:
+    def ordered(self, domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:
         """The moments of the orders noted for names of this domain after `since`, the oldest first."""
         moment = schema.orders.c.ordered_at
         listing = sa.select(moment).where(schema.orders.c.domain == domain, moment > since).order_by(moment)

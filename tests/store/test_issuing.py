@@ -42,6 +42,7 @@ CALLS = st.lists(
         a_call("delete_issuances", st.lists(NAMES, max_size=3)),
         a_call("issuances"),
         a_call("spend_order", st.sampled_from(["com", "org"]), NAMES, TIMES, TIMES, st.integers(0, 3)),
+        a_call("ordered", st.sampled_from(["com", "org"]), TIMES),
         a_call("challenges", TIMES),
         a_call("save_challenge", CHALLENGES, TIMES),
         a_call("delete_challenge", CHALLENGES),
