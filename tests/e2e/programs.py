@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import os
 import pathlib
 import shutil
 import stat
+import subprocess
 
 INSTALL_EXTRAS = "pip install '.[test]' (tox does it)"
 
@@ -53,3 +55,23 @@ def curl() -> str:
     if found is None:
         raise ProgramMissing("curl is not on PATH; install it, for example: apt-get install curl")
     return found
+
+
+def faketime() -> pathlib.Path:
+    """The library that moves a process's clock, for LD_PRELOAD; apt-get installs it where it may."""
+    found = _faketime()
+    if found is None:
+        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        command = [*prefix, "apt-get", "install", "-y", "libfaketime"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        found = _faketime()
+    if found is None:
+        raise ProgramMissing("libfaketime is not there, and cannot be had: apt-get install libfaketime")
+    return found
+
+
+def _faketime() -> pathlib.Path | None:
+    # The one for programs with threads.
+    libraries = pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    return next(libraries, None)
