@@ -6,6 +6,7 @@
 ``shapes``         records to JSON
 ``user_svc``, ``registry_svc`` (in ``turns``), ``proxy_svc``  the tables of calls
 ``collection``     what is saved, listed and deleted by its id: ``rules`` (Routes, Redirects), ``certs``
+``issuances``      certificates that are ordered: failures, checks, an order now
 ``explain``        what becomes of a request for a URL
 ``accounts``       logins, over ``passwords``, ``password_work``, ``throttle``, ``tokens``, ``permissions``
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 from twisted.internet.threads import deferToThread
 
-from ..interfaces import IRegistry, IStore
+from ..interfaces import IRegistry, Issuing, IStore
 from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
 from .explain import EdgeView
@@ -38,20 +39,27 @@ def built_in_services(
     *,
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
+    issuing: Issuing | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> dict[bytes, BuiltInService]:
     """The resource of each built-in service, by its slug; put them below the root.
 
     `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `edge` and
-    `local_root` (the local authority's certificate in PEM) are None where there is no edge; `seconds` is the
-    reactor's clock; `in_thread` runs what takes long.
+    `local_root` (the local authority's certificate in PEM) are None where there is no edge, and `issuing`
+    where no certificates are ordered; `seconds` is the reactor's clock; `in_thread` runs what takes long.
     """
     tables = (
         user_operations(accounts),
         registry_operations(registry),
         proxy_operations(
-            store, registry, edge=edge, local_root=local_root, seconds=seconds, in_thread=in_thread
+            store,
+            registry,
+            edge=edge,
+            local_root=local_root,
+            issuing=issuing,
+            seconds=seconds,
+            in_thread=in_thread,
         ),
     )
     return {

@@ -17,6 +17,7 @@ from ..records import Certificate
 from ..tls.certificates import read_bundle
 from .collection import Collection
 from .echo import bounded
+from .issuances import failing, failing_json
 from .json_resource import Call
 from .password_work import InThread
 from .permissions import CERT_EDIT, CERT_VIEW
@@ -63,9 +64,10 @@ class SaveCertificatesBody:
 
 @attrs.frozen
 class ListCertificatesBody:
-    """What a listing may take: only these ids, if there are any."""
+    """What a listing may take: only these ids, if there are any, and only those whose orders fail."""
 
     ids: list[CertificateId] = attrs.field(factory=list)
+    failing: bool = False
 
 
 @attrs.frozen
@@ -99,6 +101,7 @@ def certificate_json(certificate: Certificate) -> Json:
         "notAfter": rfc3339(certificate.not_after),
         "createdAt": rfc3339(certificate.created_at),
         "updatedAt": rfc3339(certificate.updated_at),
+        **({"directory": certificate.directory} if certificate.directory else {}),
         **_leaf_json(x509.load_pem_x509_certificate(certificate.chain.encode("ascii"))),
     }
 
@@ -132,6 +135,16 @@ def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThrea
         kept = {certificate.id: certificate for certificate in await store.certificates()}
         return [kept.get(record.id, record) for record in records]
 
+    async def listed(call: Call, shown: Sequence[Certificate]) -> tuple[Sequence[Certificate], Json]:
+        asked = call.body(ListCertificatesBody, optional=True)
+        troubled = await failing(store, asked.ids)
+        if asked.failing:
+            names = {issuance.name for issuance in troubled}
+            shown = [certificate for certificate in shown if certificate.id in names]
+        # Where nothing fails, the answer is as 1Backend's own.
+        told = bool(troubled) or asked.failing
+        return shown, {"failing": [failing_json(issuance) for issuance in troubled]} if told else {}
+
     return Collection(
         "certs",
         CERT_VIEW,
@@ -143,4 +156,5 @@ def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThrea
         store.delete_certificates,
         ListCertificatesBody,
         DeleteCertificatesBody,
+        listed=listed,
     )

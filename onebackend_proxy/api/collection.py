@@ -16,6 +16,7 @@ from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .password_work import InThread
 from .permissions import require
+from .shapes import Json
 from .validation import CanonicalId
 
 R = TypeVar("R", Route, Redirect, Certificate)
@@ -75,19 +76,23 @@ class Collection(Generic[R]):
     delete_body: type[Ids] = DeleteBody
     max_body: int = MAX_BUFFERED
     """Bytes of a save by somebody who may save."""
+    listed: Callable[[Call, Sequence[R]], Awaitable[tuple[Sequence[R], Json]]] | None = None
+    """Which of those asked for are listed, and what is told beside them; None for all, and nothing."""
 
-    async def answer(self, records: Sequence[R], in_thread: InThread) -> Answer:
-        """The records as a client expects them."""
+    async def answer(self, records: Sequence[R], in_thread: InThread, more: Json | None = None) -> Answer:
+        """The records as a client expects them, and what there is to tell beside them."""
+        beside = more or {}
         if len(records) <= LARGE:
-            return Answer(200, {self.name: [self.as_json(record) for record in records]})
-        return Answer(200, encoded=await in_thread(self._encoded, records))
+            return Answer(200, {self.name: [self.as_json(record) for record in records], **beside})
+        return Answer(200, encoded=await in_thread(self._encoded, records, beside))
 
-    def _encoded(self, records: Sequence[R]) -> bytes:
+    def _encoded(self, records: Sequence[R], beside: Json) -> bytes:
         # In parts, since the writer of JSON lets no other thread go on before it has done.
         starts = range(0, len(records), LARGE)
         parts = [[self.as_json(record) for record in records[start : start + LARGE]] for start in starts]
         items = ", ".join(json.dumps(part)[1:-1] for part in parts)
-        return f'{{"{self.name}": [{items}]}}'.encode("ascii")
+        told = "".join(f', "{name}": {json.dumps(value)}' for name, value in beside.items())
+        return f'{{"{self.name}": [{items}]{told}}}'.encode("ascii")
 
 
 def _refuse_repeats(name: str, ids: Sequence[str]) -> None:
@@ -118,8 +123,11 @@ def collection_operations(collection: Collection[R], in_thread: InThread) -> lis
         asked = await read_body(call, lambda: call.body(collection.list_body, optional=True), in_thread)
         wanted = frozenset(asked.ids)
         kept = await collection.kept()
-        shown = [record for record in kept if record.id in wanted] if wanted else kept
-        return await collection.answer(shown, in_thread)
+        shown: Sequence[R] = [record for record in kept if record.id in wanted] if wanted else kept
+        more: Json = {}
+        if collection.listed is not None:
+            shown, more = await collection.listed(call, shown)
+        return await collection.answer(shown, in_thread, more)
 
     async def delete(call: Call) -> Answer:
         require(call.caller.roles, collection.edit)

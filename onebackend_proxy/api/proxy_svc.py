@@ -9,11 +9,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ..errors import NotFound
-from ..interfaces import IRegistry, IStore
+from ..interfaces import IRegistry, Issuing, IStore
 from ..records import Redirect, Route
 from .certs import certificates
 from .collection import Collection, collection_operations, read_body
 from .explain import EdgeView, explain_operation
+from .issuances import issuing_operations
 from .json_resource import Answer, Call, Operation
 from .password_work import InThread
 from .permissions import ROUTE_EDIT, ROUTE_VIEW
@@ -85,14 +86,19 @@ def proxy_operations(
     *,
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
+    issuing: Issuing | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> list[Operation]:
-    """The calls of proxy-svc over `store`; `edge` and `local_root` are None where there is no edge."""
+    """The calls of proxy-svc over `store`.
+
+    `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered.
+    """
     return [
         *collection_operations(_routes(store, in_thread), in_thread),
         *collection_operations(_redirects(store, in_thread), in_thread),
         *collection_operations(certificates(store, seconds, in_thread), in_thread),
+        *issuing_operations(issuing),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),
     ]

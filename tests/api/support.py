@@ -67,6 +67,7 @@ class Api:
         *,
         edge: Any = None,
         local_root: Any = None,
+        issuing: Any = None,
         in_thread: Any = maybeDeferred,
         **options: Any,
     ) -> None:
@@ -86,6 +87,7 @@ class Api:
             lambda _request: self.address,
             edge=edge,
             local_root=local_root,
+            issuing=issuing,
             seconds=self.clock.seconds,
             in_thread=in_thread,
         )
