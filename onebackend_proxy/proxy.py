@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
@@ -23,13 +23,16 @@ from .edge_certificates import EdgeCertificates
 from .exchange import Exchanges
 from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
 from .headers import Network
-from .interfaces import Published
+from .interfaces import IStore, Published
 from .options import Settings
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
 from .targets import RouteUpstreams, Targets
 from .tls.challenges import HTTP_01
 from .upstream import HealthChecks, Http1Client
+
+if TYPE_CHECKING:
+    from .issuing import EdgeIssuing
 
 GRACE = 20.0
 """Seconds that requests in flight may take to finish when the proxy is told to stop."""
@@ -62,6 +65,17 @@ def reverse_proxy(
     )
     desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
     return ReverseProxyResource(lambda: upstream, desk)
+
+
+def _make_issuing(
+    settings: Settings, store: IStore, certificates: EdgeCertificates, reactor: Any
+) -> EdgeIssuing | None:
+    if not settings.edge or settings.edge_test_mode or not settings.acme_directories:
+        return None
+    # With all that it needs it takes 15 MB and 150 ms.
+    from .issuing import EdgeIssuing
+
+    return EdgeIssuing(settings, store, certificates, reactor)
 
 
 class ProxyService(Service):
@@ -107,6 +121,7 @@ class ProxyService(Service):
         )
         if settings.edge and not settings.edge_test_mode:
             self.plain_edge.challenges = partial(self.certificates.challenges.find, HTTP_01)
+        self.issuing = _make_issuing(settings, self.store, self.certificates, reactor)
         self._published: Published | None = None
         self._draining: list[Deferred[Any]] = []
 
@@ -137,10 +152,13 @@ class ProxyService(Service):
             self.client_address,
             edge=self._edge_view() if self.settings.edge else None,
             local_root=self.certificates.local_root if self.settings.edge else None,
+            issuing=self.issuing,
             seconds=self._reactor.seconds,
         )
         self.resource.serve(self._built_in)
         self._health.start()
+        if self.issuing is not None:
+            await self.issuing.start()
 
     def _publish(self, published: Published) -> None:
         """The store has something new, from whichever process: the one place where it becomes ours."""
@@ -153,6 +171,8 @@ class ProxyService(Service):
         if before is None or published.certificates is not before.certificates:
             self.certificates.publish(published)
         self.edge.publish(published)
+        if self.issuing is not None:
+            self.issuing.publish(published)
 
     def _edge_view(self) -> EdgeView:
         def published() -> Published:
@@ -176,6 +196,8 @@ class ProxyService(Service):
             self._starting.cancel()
         self._health.stop()
         self.certificates.stop()
+        if self.issuing is not None:
+            self._draining.append(self.issuing.stop())
         calls = [service.drained() for service in self._built_in.values()]
         for call in calls:
             call.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda *_: None)

@@ -91,12 +91,12 @@ class Asking:
         url = ""
         try:
             client = await self._accounts.client(certificate.directory)
-            if (await client.directory()).renewal_info:
-                info = await client.renewal_info(certificate.chain)
+            info = await client.renewal_info(certificate.chain)
+            if info is not None:
                 ask_at = renewal.ask_again(info.retry_after, certificate, now)
                 start, end, url = info.start, info.end, info.explanation_url
-        except AcmeError as error:
-            ask_at = renewal.ask_again(error.retry_after, certificate, now)
+        except (AcmeError, ValueError) as error:
+            ask_at = renewal.ask_again(getattr(error, "retry_after", None), certificate, now)
             self._log.info(
                 "{directory} does not say when to renew {name}: {error}",
                 directory=certificate.directory,

@@ -20,7 +20,8 @@ from txacme.interfaces import IResponder
 from ...records import Certificate, Issuance
 from ..pem import key_pem
 from .accounts import Accounts
-from .client import AcmeClient, Authorization, Order, certificate_id
+from .client import AcmeClient
+from .objects import Authorization, Order, certificate_id
 from .problems import AcmeError, Problem, Unreachable
 from .responders import DNS_01
 from .stored import pem_objects
@@ -126,7 +127,7 @@ class Orders:
         if left <= 0 or error is None:
             self._paused.pop(url, None)
             return None
-        return AcmeError(error.message, retry_after=left)
+        return AcmeError(str(error), retry_after=left)
 
     def _may_pause(self, url: str, name: str, error: AcmeError) -> None:
         """Leave an authority alone that is busy or has had enough of us; the limits of one name are its own."""
@@ -152,7 +153,7 @@ class Orders:
             raise AcmeError("a wildcard can only be proved by DNS, and no provider is set (--acme-dns)")
         if len(failed) == 1:
             raise failed[0]
-        raise NotProved("; ".join(error.message for error in failed), retry_after=_first(failed))
+        raise NotProved("; ".join(str(error) for error in failed), retry_after=_first(failed))
 
     async def _rehearse(self, url: str, name: str, responder: IResponder) -> None:
         rehearsal = self._rehearsals.get(url)
@@ -214,9 +215,7 @@ class Orders:
                 try:
                     await self._done(lambda url=url: client.authorization(url), "valid")
                 except Problem as problem:
-                    raise NotProved(
-                        f"{kind}: {problem.message}", retry_after=problem.retry_after
-                    ) from problem
+                    raise NotProved(f"{kind}: {problem}", retry_after=problem.retry_after) from problem
 
     async def _done(self, look: Callable[[], Awaitable[Any]], *wanted: str) -> Any:
         """Look until its status is one of those; raises what the authority says of why it is not."""
@@ -273,7 +272,7 @@ def _first(failed: Sequence[AcmeError]) -> float | None:
 
 
 def _all_failed(failed: Sequence[tuple[str, AcmeError]]) -> NoCertificate:
-    words = failed[0][1].message
+    words = str(failed[0][1])
     if len(failed) > 1:
-        words = "; ".join(f"{url}: {error.message}" for url, error in failed)
+        words = "; ".join(f"{url}: {error}" for url, error in failed)
     return NoCertificate(words, failed[-1][0], retry_after=_first([error for _url, error in failed]))

@@ -22,7 +22,7 @@ from .accounts import Accounts
 from .asking import Asking
 from .domains import registered_domain
 from .leases import Leases
-from .orders import Orders
+from .orders import NoCertificate, Orders
 from .problems import AcmeError
 from .schedule import Schedule
 from .stored import StoredCertificates
@@ -69,7 +69,7 @@ class _Failed(Exception):
     """An order failed: what is known now, and why."""
 
     def __init__(self, issuance: Issuance, error: AcmeError) -> None:
-        super().__init__(error.message)
+        super().__init__(str(error))
         self.issuance = issuance
         self.error = error
 
@@ -171,8 +171,8 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         certificate = self.schedule.certificate_for(name)
         if certificate is not None and self._is_idle(name, certificate):
             # Whoever comes gets it while it is valid, and waits for a new one when it is not.
-            self.schedule.plan([name], after=CHECK_INTERVAL.total_seconds())
-        elif certificate is not None and self.schedule.should_ask(name, certificate):
+            return
+        if certificate is not None and self.schedule.should_ask(name, certificate):
             self._asking.ask(name, certificate)
         else:
             self._add(name)
@@ -349,11 +349,8 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         self._log.info("ordering a certificate for {name}", name=job.name)
         try:
             challenge = await self._with_client(self._issue_cert, job.name, issuance, previous)
-        except AcmeError as error:
+        except NoCertificate as error:
             raise self._failed(issuance, previous, error) from None
-        except ValueError as error:
-            words = AcmeError(f"what came as the certificate {error}")
-            raise self._failed(issuance, previous, words) from None
         self._log.info("there is a new certificate for {name}", name=job.name)
         return renewal.succeeded(issuance, challenge)
 
@@ -371,6 +368,8 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             try:
                 await self.cert_store.store(name, obtained.pem_objects(), obtained.directory)
                 return obtained.challenge
+            except ValueError as error:
+                raise NoCertificate(f"what came {error}", obtained.directory) from None
             except StoreUnavailable as error:
                 # A full disk must not cost an order: what we have is kept until there is room for it.
                 self._log.error(
@@ -381,11 +380,11 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                 )
                 await deferLater(self._reactor, SAVE_AGAIN)
 
-    def _failed(self, issuance: Issuance, previous: Certificate | None, error: AcmeError) -> _Failed:
+    def _failed(self, issuance: Issuance, previous: Certificate | None, error: NoCertificate) -> _Failed:
         now = self._moment()
         known = renewal.failed(
             issuance,
-            error.message,
+            str(error),
             error.directory,
             now,
             retry_after=error.retry_after,
@@ -396,7 +395,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             name=issuance.name,
             number=known.failures,
             at=f"{known.retry_at:%Y-%m-%d %H:%M:%S}",
-            problem=error.message,
+            problem=str(error),
         )
         return _Failed(known, error)
 

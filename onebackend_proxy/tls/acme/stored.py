@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import attrs
 import pem
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from txacme.interfaces import ICertificateStore
 from zope.interface import implementer
 
@@ -62,6 +60,5 @@ class StoredCertificates:
     async def _save(self, name: str, objects: Sequence[Any], directory: str) -> None:
         text = "".join(each.as_bytes().decode("ascii") for each in objects)
         now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
-        read = partial(read_bundle, text, now, id=name)
-        certificate = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
+        certificate = read_bundle(text, now, id=name)
         await self._store.save_certificates([attrs.evolve(certificate, directory=directory)])

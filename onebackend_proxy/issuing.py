@@ -1,0 +1,146 @@
+"""Certificates by themselves: the parts of `tls.acme` put together, by the settings."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from .edge_certificates import EdgeCertificates
+from .errors import SettingError
+from .interfaces import Finding, IStore, Published
+from .options import Settings
+from .records import Issuance
+from .tls.acme.accounts import Accounts
+from .tls.acme.check import Checker, Directory, Facts
+from .tls.acme.dns import Dns01Responder, dns01_responder
+from .tls.acme.domains import registered_domain
+from .tls.acme.fetching import trust_roots
+from .tls.acme.orders import Orders
+from .tls.acme.problems import AcmeError
+from .tls.acme.responders import DnsResponder, StoredResponder
+from .tls.acme.service import IssuingService
+from .tls.challenges import HTTP_01, TLS_ALPN_01
+
+_HOUR = datetime.timedelta(hours=1)
+
+
+class EdgeIssuing:
+    """What orders certificates for the hosts of Routes, and finds out why it cannot: see `interfaces.Issuing`.
+
+    Making it reads files that settings name, and raises `errors.SettingError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IStore,
+        certificates: EdgeCertificates,
+        reactor: Any,
+    ) -> None:
+        self._store = store
+        self._reactor = reactor
+        self._most = settings.limits.acme_names_per_hour
+        self._directories = settings.acme_directories
+        contexts = certificates.contexts
+        self._accounts = Accounts(
+            store,
+            reactor,
+            contact=(f"mailto:{settings.contact_email}",) if settings.contact_email else (),
+            eab_kid=settings.acme_eab_kid,
+            eab_hmac_key=settings.acme_eab_hmac_key,
+            trust=trust_roots(settings.acme_ca_file),
+        )
+        responders: list[Any] = [
+            StoredResponder(kind, certificates.challenges, reactor.seconds) for kind in (HTTP_01, TLS_ALPN_01)
+        ]
+        self._dns: Dns01Responder | None = None
+        if settings.acme_dns:
+            try:
+                self._dns = dns01_responder(settings.acme_dns, reactor, settings.acme_resolver)
+            except ValueError as error:
+                raise SettingError(f"--acme-dns: {error}") from None
+            responders.append(DnsResponder(self._dns))
+        orders = Orders(
+            reactor, self._accounts, settings.acme_directories, responders, profile=settings.acme_profile
+        )
+        self._service = IssuingService(
+            store,
+            reactor,
+            orders,
+            self._accounts,
+            contexts.certificate_for,
+            contexts.in_use,
+            self._most,
+        )
+        contexts.on_demand = self._service.demand
+        self._checker = Checker(
+            reactor,
+            Facts(
+                routed=self._service.schedule.is_routed,
+                certificate_for=contexts.certificate_for,
+                issuance=self._issuance,
+                budget=self._budget,
+                directories=self._directories_say,
+                by_dns=self._dns is not None,
+            ),
+            certificates.challenges,
+            resolver=settings.acme_resolver,
+        )
+
+    def __repr__(self) -> str:
+        return f"<EdgeIssuing: {self._service!r}>"
+
+    def start(self) -> Deferred[None]:
+        """Begin, once the store's first word was published; it waits for no authority."""
+        return self._service.start()
+
+    def publish(self, published: Published) -> None:
+        """From now on these are the Routes and certificates."""
+        self._service.publish(published)
+
+    def stop(self) -> Deferred[Any]:
+        """Break off what is under way; fires soon."""
+        stopped = self._service.stopService()
+        if self._dns is None:
+            return stopped
+        dns = self._dns
+        return stopped.addCallback(lambda _: dns.close().addTimeout(2.0, self._reactor, lambda *_: None))
+
+    def order(self, names: Sequence[str]) -> None:
+        """See `interfaces.Issuing`."""
+        self._service.order(names)
+
+    def check(self, domain: str) -> Deferred[tuple[Finding, ...]]:
+        """See `interfaces.Issuing`."""
+        return self._checker.check(domain)
+
+    def _issuance(self, name: str) -> Deferred[Issuance | None]:
+        def found(known: tuple[Issuance, ...]) -> Issuance | None:
+            return next((each for each in known if each.name == name), None)
+
+        return self._store.issuances().addCallback(found)
+
+    def _budget(self, name: str) -> Deferred[datetime.datetime | None]:
+        """Until when the name's domain has spent what it may."""
+        now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
+
+        def until(moments: tuple[datetime.datetime, ...]) -> datetime.datetime | None:
+            return None if len(moments) < self._most else moments[0] + _HOUR
+
+        return self._store.ordered(registered_domain(name), now - _HOUR).addCallback(until)
+
+    def _directories_say(self) -> Deferred[Sequence[Directory]]:
+        return gatherResults([self._directory_says(url) for url in self._directories])
+
+    def _directory_says(self, url: str) -> Deferred[Directory]:
+        async def ask() -> Directory:
+            try:
+                client = await self._accounts.client(url)
+                return url, (await client.directory()).caa_identities, ""
+            except AcmeError as error:
+                return url, (), str(error)
+
+        return Deferred.fromCoroutine(ask())
