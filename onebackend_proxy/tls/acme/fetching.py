@@ -21,6 +21,7 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS, platformTrust
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -28,11 +29,11 @@ from twisted.web.client import (
     Agent,
     FileBodyProducer,
     HTTPConnectionPool,
-    PartialDownloadError,
     RequestTransmissionFailed,
     ResponseNeverReceived,
-    readBody,
+    ResponseDone,
 )
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -148,6 +149,31 @@ class _Counted(ProtocolWrapper):
         if self.wrappedProtocol.state == "QUIESCENT":
             self._received = 0
 
+    def loseConnection(self) -> None:
+        """Without waiting for the other side: nothing that was sent is still of use."""
+        self.transport.abortConnection()
+
+
+class _Body(Protocol):
+    """Reads an answer; `whole` fires at its end, and cancelling it ends the connection."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self.transport.loseConnection())
+        self._parts: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone):
+            self.whole.callback(b"".join(self._parts))
+        else:
+            self.whole.errback(reason)
+
 
 class _CountedFactory(WrappingFactory):
     protocol = _Counted
@@ -221,7 +247,7 @@ class Fetching:
         if body is not None:
             headers.addRawHeader(b"Content-Type", _BODY_TYPE)
 
-        def request() -> Deferred[Any]:
+        def request() -> Any:
             producer = None if body is None else FileBodyProducer(BytesIO(body))
             return self._agent.request(method, url.encode("ascii"), headers, producer)
 
@@ -235,7 +261,9 @@ class Fetching:
             # that arrived after all is not done twice, for its nonce is spent.
             self.close().addErrback(lambda _: None)
             response = await request()
-        return Reply(url, response.code, response.headers, await readBody(response))
+        body_read = _Body()
+        response.deliverBody(body_read)
+        return Reply(url, response.code, response.headers, await body_read.whole)
 
     def _within(self, asking: Deferred[Reply], seconds: float, host: str) -> Deferred[Reply]:
         """As `asking`; but its end does not depend on what that makes of being cancelled."""
@@ -269,7 +297,7 @@ def _why(failure: Failure) -> str:
     error = failure.value
     for reason in getattr(error, "reasons", None) or ():
         return _why(reason)
-    if isinstance(error, PartialDownloadError):
+    if isinstance(error, PotentialDataLoss):
         return "the end of its answer is missing"
     if isinstance(error, SSL.Error):
         texts = [part[-1] for part in (error.args[0] if error.args else ()) if part]
