@@ -217,7 +217,9 @@ class Rfc2136:
         try:
             yield
         except dns.tsig.PeerBadKey:
-            words = f"does not know the key {name} (BADKEY): look at its name and algorithm there"
+            # Knot says so, too, where no acl allows the change.
+            words = f"does not know the key {name}, or does not allow it this (BADKEY): look there at "
+            words += "the key's name and algorithm, and at the zone's acl"
         except dns.tsig.PeerBadSignature:
             words = f"has another secret for the key {name} (BADSIG): compare it with the key file"
         except (dns.tsig.PeerBadTime, dns.tsig.BadTime):
