@@ -162,7 +162,8 @@ class IStore(Interface):
     ) -> Deferred[Issuance | None]:
         """Let `holder` alone order for this name until then: what is known of it, or None if another does.
 
-        Who holds it already holds it longer. After `until` anybody may have it: a process may have died.
+        Who holds it already holds it longer. After `until` anybody may have it: a process may have died. So
+        they may if that is more than an hour away: then a clock was wrong.
         """
 
     def release_issuance(issuance: Issuance, holder: str) -> Deferred[bool]:

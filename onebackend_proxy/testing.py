@@ -30,6 +30,7 @@ from .records import (
     Token,
 )
 from .routing import RouteTable
+from .store.issuing import LONGEST_LEASE
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class MemoryStore:
 
         def work() -> Issuance | None:
             other, end = self._leases.get(name, (holder, now))
-            if other != holder and end > now:
+            if other != holder and now < end <= now + LONGEST_LEASE:
                 return None
             self._leases[name] = holder, until
             return self._issuances.get(name, Issuance(name))
@@ -351,7 +352,8 @@ class MemoryStore:
         """
 
         def work() -> datetime.datetime | None:
-            self._orders = {key: moment for key, moment in self._orders.items() if moment > since}
+            latest = now + (now - since)
+            self._orders = {key: moment for key, moment in self._orders.items() if since < moment <= latest}
             others = [moment for key, moment in self._orders.items() if key[0] == domain and key[1] != name]
             if len(others) >= most:
                 return min(others, default=now)

@@ -64,6 +64,16 @@ class IssuingContract(WithStore):
 
         return self.run_async(check())
 
+    def test_what_a_clock_has_noted_that_was_wrong_holds_up_nobody(self):
+        async def check():
+            days = 60 * 86400
+            self.assertIsNotNone(await self.claim("a.com", "ahead", days, days + 20))
+            self.assertIsNotNone(await self.claim("a.com", "right", 0, 20))
+            await self.spend("a.example.com", days, most=1)
+            self.assertIsNone(await self.spend("b.example.com", 0, most=1))
+
+        return self.run_async(check())
+
     def test_a_secret_is_replaced(self):
         async def check():
             for value in (b"one", b"two"):
