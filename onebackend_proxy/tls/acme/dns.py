@@ -104,6 +104,8 @@ def split_words(text: str) -> tuple[list[str], dict[str, str]]:
         elif sign == ":" or sign is None:
             if name is None:
                 words.append(current)
+            elif not words:
+                break
             elif name in named:
                 raise ValueError(f"gives {name!r} twice")
             else:
@@ -111,7 +113,7 @@ def split_words(text: str) -> tuple[list[str], dict[str, str]]:
             name, current = None, ""
         else:
             current += sign
-    if not words or not text.startswith(words[0]):
+    if not words or not words[0]:
         raise ValueError("does not begin with the name of a DNS provider")
     return words, named
 
@@ -144,11 +146,11 @@ def _usage(name: str, signature: inspect.Signature) -> str:
 
 @attrs.define(eq=False)
 class _Record:
-    """One text that was given to the provider; `adding` fires, and never fails, when that is done."""
+    """One text that was given to the provider; `added` fires, and never fails, when that is done."""
 
     name: str
     value: str
-    adding: Deferred[None]
+    added: Deferred[None] = attrs.field(factory=Deferred)
     removing: Deferred[None] | None = None
 
 
@@ -174,11 +176,9 @@ class Dns01Responder:
         await self.remove(host, key_authorization)
         name = await self._nameservers.canonical(challenge_name(host))
         value = challenge_value(key_authorization)
-        done = self._call(self._provider.present, name, value)
-        seen = _watched(done)
-        record = self._records[host, key_authorization] = _Record(name, value, done)
+        record = self._records[host, key_authorization] = _Record(name, value)
         try:
-            await seen
+            await self._add(record)
             await self._nameservers.published(name, value)
         except BaseException:
             self._begin_removal((host, key_authorization), record)
@@ -199,6 +199,17 @@ class Dns01Responder:
         removals = [self._begin_removal(key, record) for key, record in list(self._records.items())]
         return gatherResults([_watched(each) for each in removals]).addCallback(lambda _: None)
 
+    def _add(self, record: _Record) -> Deferred[None]:
+        """Fires when the provider has taken it; cancelled, it leaves the provider to its work."""
+        taken: Deferred[None] = Deferred()
+
+        def end(result: Any) -> None:
+            record.added.callback(None)
+            taken.callback(result)
+
+        self._call(self._provider.present, record.name, record.value).addBoth(end)
+        return taken
+
     def _begin_removal(self, key: tuple[str, str], record: _Record) -> Deferred[None]:
         if record.removing is None:
             record.removing = Deferred()
@@ -207,7 +218,7 @@ class Dns01Responder:
 
     async def _take_away(self, key: tuple[str, str], record: _Record) -> None:
         # A text that a thread is still adding would come after its removal.
-        await record.adding
+        await record.added
         try:
             await self._call(self._provider.remove, record.name, record.value)
         except AcmeError as error:
@@ -241,9 +252,9 @@ class Dns01Responder:
 
 
 def _watched(shared: Deferred[None]) -> Deferred[None]:
-    """Fires as `shared` does, which then has no failure any more; to cancel it leaves `shared` alone."""
+    """Fires as `shared` does, which never fails; cancelled, it leaves `shared` alone."""
     watcher: Deferred[None] = Deferred()
-    shared.addBoth(watcher.callback)
+    shared.addCallback(watcher.callback)
     return watcher
 
 
