@@ -28,7 +28,7 @@ _HOUR = datetime.timedelta(hours=1)
 
 
 class EdgeIssuing:
-    """What orders certificates for the hosts of Routes, and finds out why it cannot: see `interfaces.Issuing`.
+    """What orders certificates for the hosts of Routes, and finds out why it cannot: an `Issuing`.
 
     Making it reads files that settings name, and raises `errors.SettingError`.
     """
@@ -45,13 +45,17 @@ class EdgeIssuing:
         self._most = settings.limits.acme_names_per_hour
         self._directories = settings.acme_directories
         contexts = certificates.contexts
+        try:
+            trust = trust_roots(settings.acme_ca_file)
+        except (OSError, ValueError) as error:
+            raise SettingError(f"--acme-ca-file: {error}") from None
         self._accounts = Accounts(
             store,
             reactor,
             contact=(f"mailto:{settings.contact_email}",) if settings.contact_email else (),
             eab_kid=settings.acme_eab_kid,
             eab_hmac_key=settings.acme_eab_hmac_key,
-            trust=trust_roots(settings.acme_ca_file),
+            trust=trust,
         )
         responders: list[Any] = [
             StoredResponder(kind, certificates.challenges, reactor.seconds) for kind in (HTTP_01, TLS_ALPN_01)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
-import josepy
 from acme import challenges
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from josepy.jwk import JWKEC
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from txacme.interfaces import IResponder
@@ -130,7 +131,7 @@ class Orders:
         return AcmeError(str(error), retry_after=left)
 
     def _may_pause(self, url: str, name: str, error: AcmeError) -> None:
-        """Leave an authority alone that is busy or has had enough of us; the limits of one name are its own."""
+        """Leave an authority alone that is busy or has had enough of us; limits of one name are its own."""
         if error.retry_after is None or not isinstance(error, Problem):
             return
         labels = name.removeprefix("*.").split(".")
@@ -176,10 +177,10 @@ class Orders:
         await self._prove(client, order, name, responder)
         key = ec.generate_private_key(ec.SECP256R1())
         if order.status != "ready":
-            order = await self._done(lambda: client.read_order(order.url), "ready", "valid")
+            order = await self._done(partial(client.read_order, order.url), "ready", "valid")
         order = await client.finalize(order, request_for(name, key))
         if order.status != "valid":
-            order = await self._done(lambda: client.read_order(order.url), "valid")
+            order = await self._done(partial(client.read_order, order.url), "valid")
         chain = await client.certificate(order.certificate)
         return Obtained(key_pem(key), chain, url, responder.challenge_type)
 
@@ -213,7 +214,7 @@ class Orders:
             async with _responding(client, responder, name, offers[0].token):
                 await client.answer(offers[0].url)
                 try:
-                    await self._done(lambda url=url: client.authorization(url), "valid")
+                    await self._done(partial(client.authorization, url), "valid")
                 except Problem as problem:
                     raise NotProved(f"{kind}: {problem}", retry_after=problem.retry_after) from problem
 
@@ -241,7 +242,7 @@ async def _responding(
 ) -> AsyncIterator[None]:
     """While a challenge is answered."""
     challenge: Any = challenges.Challenge.from_json({"type": responder.challenge_type, "token": token})
-    response = challenge.response(josepy.JWKEC(key=client.key))
+    response = challenge.response(JWKEC(key=client.key))
     try:
         await responder.start_responding(name, challenge, response)
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from ...interfaces import Published
 from ...records import Certificate, Issuance, Route
@@ -40,12 +40,14 @@ class Schedule:
     def __repr__(self) -> str:
         return f"<Schedule: {len(self._due)} names>"
 
-    def publish(self, published: Published) -> None:
-        """From now on these are the Routes and certificates."""
+    def publish(self, published: Published) -> Sequence[str]:
+        """From now on these are the Routes and certificates; returns the hosts that are new."""
         touched: list[str] = []
+        new: list[str] = []
         if self._routes is not published.routes:
             hosts, old = published.routes.hosts(), self._routes.hosts()
-            touched += [host for host in hosts if host not in old]
+            new = [host for host in hosts if host not in old]
+            touched += new
             touched += [host for host in old if host not in hosts]
             self._routes = published.routes
         if self.certificates is not published.certificates:
@@ -55,6 +57,7 @@ class Schedule:
             for key in before.keys() ^ after.keys():
                 touched += self._shown_for(before.get(key) or after[key])
         self.plan(touched)
+        return new
 
     def _shown_for(self, certificate: Certificate) -> Iterable[str]:
         for name in certificate.names:

@@ -35,6 +35,8 @@ PACE, PACE_SECONDS = 10, 10.0
 """New orders in so many seconds, at most: what certmagic allows itself with one account."""
 MAX_DEMANDED = 100
 """Names below wildcards that clients wait for, at most: strangers can make up any number of them."""
+MAX_QUEUE = 1000
+"""Names that wait for their turn; others stay due."""
 UNREADABLE_SECONDS = 30.0
 """After which a name is looked at again whose order was broken off by something of our own."""
 PUBLISHED_SECONDS = 2.0
@@ -131,8 +133,20 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
 
     def publish(self, published: Published) -> None:
         """From now on these are the Routes and certificates."""
-        self.schedule.publish(published)
+        new = self.schedule.publish(published)
+        if self.running:
+            for name in new:
+                self._saved(name)
         self._soon()
+
+    def _saved(self, name: str) -> None:
+        """A Route is for this host from now on. If it has failed before, somebody may have mended that."""
+        schedule = self.schedule
+        known = schedule.known.get(name)
+        if known is None or not known.failures or schedule.certificate_for(name) is not None:
+            return
+        if schedule.is_routed(name) and schedule.can_prove(name):
+            self._add(name, forced=True)
 
     def start(self) -> Deferred[None]:
         """Read what is known of earlier orders, and begin. It never fails, and waits for no authority."""
@@ -148,9 +162,13 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             self.schedule.plan_all()
             self.startService()
 
-    def _soon(self) -> None:
-        if self.running and self._later is None and not self._stopping:
-            self._later = self._reactor.callLater(0, self._look)
+    def _soon(self, seconds: float = 0.0) -> None:
+        if not self.running or self._stopping:
+            return
+        if self._later is None:
+            self._later = self._reactor.callLater(seconds, self._look)
+        elif self._later.getTime() > self._reactor.seconds() + seconds:
+            self._later.reset(seconds)
 
     def _look(self) -> None:
         self._later = None
@@ -160,6 +178,8 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         """Begin what is due: txacme's timer calls this. It waits for nothing that takes long."""
         if not self._stopping:
             for name in self.schedule.due():
+                if len(self._queue) >= MAX_QUEUE:
+                    break
                 self._see_to(name)
             self._begin()
             self._clean_sometimes()
@@ -250,7 +270,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         now = self._reactor.seconds()
         while self._begun and not now - PACE_SECONDS < self._begun[0] <= now:
             self._begun.popleft()
-        while self._queue and len(self._begun) < PACE and not self._stopping:
+        while self._queue and not self._stopping:
+            if len(self._begun) >= PACE:
+                self._soon(self._begun[0] + PACE_SECONDS - now)
+                return
             job = self._queue[0]
             if self._running >= (2 * AT_ONCE if job.demanded else AT_ONCE):
                 return
@@ -323,7 +346,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             due = previous.directory and renewal.renew_at(previous, issuance, now) <= now
             if not (due or job.forced):
                 return False
-        if job.forced:
+        if issuance.tried_at is not None and issuance.tried_at.timestamp() > job.since:
+            # Another process has tried it since, and failed.
+            allowed = False
+        elif job.forced:
             allowed = issuance.not_before is None or issuance.not_before <= now
         elif job.demanded:
             allowed = renewal.may_demand(issuance, now)
