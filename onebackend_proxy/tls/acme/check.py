@@ -25,6 +25,8 @@ from .findings import Directory
 from .probes import Probe, fetch, greet
 from .resolving import Addresses, LookupFailed, Resolving
 
+__all__ = ["Checker", "Directory", "Facts"]
+
 T = TypeVar("T")
 
 CHECK_SECONDS = 30.0
