@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, TimeoutError, gatherResults
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -103,7 +103,7 @@ class Checker:
             raise Unavailable("as many checks as may be are under way: try again in a moment")
         self._under_way += 1
         try:
-            parts = await gatherResults(
+            parts = await _together(
                 [
                     self._within(self._names(domain), findings.DNS, *_PORTS),
                     self._within(self._authorities(domain), findings.CAA, findings.AUTHORITY),
@@ -121,10 +121,13 @@ class Checker:
     def _now(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
 
-    def _within(self, work: Coroutine[Any, Any, list[Finding]], *subjects: str) -> Deferred[list[Finding]]:
+    def _within(self, work: Coroutine[Any, Any, list[Finding]], *subjects: str) -> Deferred[Any]:
         """What `work` finds; in so many words that it could not, where it fails or takes too long."""
 
-        def failed(failure: Failure) -> list[Finding]:
+        def failed(failure: Failure) -> list[Finding] | Failure:
+            if failure.check(CancelledError):
+                # By who wanted to know.
+                return failure
             if failure.check(TimeoutError):
                 return findings.not_looked_at(subjects, f"could not be found out in {CHECK_SECONDS:.0f} s")
             self._log.failure("a check of {subjects} failed", failure, subjects=", ".join(subjects))
@@ -164,12 +167,11 @@ class Checker:
         if not self._facts.routed(domain):
             return [told, *findings.not_looked_at(_PORTS, _NO_ROUTE)]
         addresses = tuple(dict.fromkeys(found.found))[: findings.MAX_ADDRESSES]
-        http, https = await gatherResults(
+        http, https = await _together(
             [
                 Deferred.fromCoroutine(self._by_http(domain, addresses)),
                 Deferred.fromCoroutine(self._by_tls(domain, addresses)),
             ],
-            consumeErrors=True,
         )
         return [told, *findings.on_ports(http, https, self._facts.by_dns)]
 
@@ -225,7 +227,12 @@ class Checker:
 
 async def _all(probe: Callable[..., Coroutine[Any, Any, Probe]], addresses: Sequence[str]) -> list[Probe]:
     """One look at each address, all at once."""
-    found: Awaitable[list[Probe]] = gatherResults(
-        [Deferred.fromCoroutine(probe(address)) for address in addresses], consumeErrors=True
-    )
-    return await found
+    return await _together([Deferred.fromCoroutine(probe(address)) for address in addresses])
+
+
+async def _together(under_way: Sequence[Deferred[T]]) -> list[T]:
+    """What all of these come to; fails as the first that fails."""
+    try:
+        return await gatherResults(under_way, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()

@@ -42,7 +42,7 @@ def test_the_grammar_of_issue(value, issuer):
 def test_the_restrictions_of_rfc_8657():
     read = read_issuer("ca.example; accounturi=https://ca.example/1; ValidationMethods=dns-01,http-01")
     assert read.account == "https://ca.example/1"
-    assert read.methods == {BY_DNS, HTTP}
+    assert read.methods == frozenset((BY_DNS, HTTP))
     assert Issuer("x").methods is None
 
 
