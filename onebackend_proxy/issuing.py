@@ -14,17 +14,15 @@ from .interfaces import Finding, IStore, Published
 from .options import Settings
 from .records import Issuance
 from .tls.acme.accounts import Accounts
+from .tls.acme.budget import Budget
 from .tls.acme.check import Checker, Directory, Facts
 from .tls.acme.dns import Dns01Responder, dns01_responder
-from .tls.acme.domains import registered_domain
 from .tls.acme.fetching import trust_roots
 from .tls.acme.orders import Orders
 from .tls.acme.problems import AcmeError
 from .tls.acme.responders import DnsResponder, StoredResponder
 from .tls.acme.service import IssuingService
 from .tls.challenges import HTTP_01, TLS_ALPN_01
-
-_HOUR = datetime.timedelta(hours=1)
 
 
 class EdgeIssuing:
@@ -42,7 +40,7 @@ class EdgeIssuing:
     ) -> None:
         self._store = store
         self._reactor = reactor
-        self._most = settings.limits.acme_names_per_hour
+        self._budget = Budget(store, settings.limits.acme_names_per_hour)
         self._directories = settings.acme_directories
         contexts = certificates.contexts
         try:
@@ -77,7 +75,7 @@ class EdgeIssuing:
             self._accounts,
             contexts.certificate_for,
             contexts.in_use,
-            self._most,
+            self._budget,
         )
         contexts.on_demand = self._service.demand
         self._checker = Checker(
@@ -86,7 +84,7 @@ class EdgeIssuing:
                 routed=self._service.schedule.is_routed,
                 certificate_for=contexts.certificate_for,
                 issuance=self._issuance,
-                budget=self._budget,
+                budget=self._spent_until,
                 directories=self._directories_say,
                 by_dns=self._dns is not None,
             ),
@@ -127,16 +125,11 @@ class EdgeIssuing:
 
         return self._store.issuances().addCallback(found)
 
-    def _budget(self, name: str) -> Deferred[datetime.datetime | None]:
-        """Until when the name's domain has spent what it may."""
+    def _spent_until(self, name: str) -> Deferred[datetime.datetime | None]:
         now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
+        return Deferred.fromCoroutine(self._budget.spent_until(name, now))
 
-        def until(moments: tuple[datetime.datetime, ...]) -> datetime.datetime | None:
-            return None if len(moments) < self._most else moments[0] + _HOUR
-
-        return self._store.ordered(registered_domain(name), now - _HOUR).addCallback(until)
-
-    def _directories_say(self) -> Deferred[Sequence[Directory]]:
+    def _directories_say(self) -> Deferred[Any]:
         return gatherResults([self._directory_says(url) for url in self._directories])
 
     def _directory_says(self, url: str) -> Deferred[Directory]:

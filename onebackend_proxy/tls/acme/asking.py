@@ -38,7 +38,7 @@ class Asking:
     def __repr__(self) -> str:
         return f"<Asking: {len(self._under_way)} under way>"
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._under_way
 
     def ask(self, name: str, certificate: Certificate) -> None:

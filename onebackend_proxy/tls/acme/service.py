@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,9 @@ from ...records import Certificate, Issuance
 from . import renewal
 from .accounts import Accounts
 from .asking import Asking
-from .domains import registered_domain
+from .budget import Budget
+from .cleaning import Cleaning
+from .jobs import Job, Jobs
 from .leases import Leases
 from .orders import NoCertificate, Orders
 from .problems import AcmeError
@@ -29,42 +30,14 @@ from .stored import StoredCertificates
 
 CHECK_INTERVAL = datetime.timedelta(seconds=5)
 """Between two looks at what is due: a certificate of a minute leaves no more time."""
-AT_ONCE = 4
-"""Orders under way; as many more may be for clients that wait."""
-PACE, PACE_SECONDS = 10, 10.0
-"""New orders in so many seconds, at most: what certmagic allows itself with one account."""
 MAX_DEMANDED = 100
 """Names below wildcards that clients wait for, at most: strangers can make up any number of them."""
-MAX_QUEUE = 1000
-"""Names that wait for their turn; others stay due."""
 UNREADABLE_SECONDS = 30.0
 """After which a name is looked at again whose order was broken off by something of our own."""
 PUBLISHED_SECONDS = 2.0
 """In which what another process has stored is published here, or never."""
 SAVE_AGAIN = 5.0
 """Seconds until a certificate that the store could not take is offered again."""
-CLEANING_SECONDS = 24 * 3600.0
-KEEP_EXPIRED = datetime.timedelta(days=14)
-"""After which a certificate that nobody uses, and what is known of its orders, is forgotten."""
-LAST_WORDS = 2.0
-"""Seconds in which orders that are broken off may take their challenges back."""
-_HOUR = datetime.timedelta(hours=1)
-
-
-@attrs.define(eq=False)
-class _Job:
-    """A name whose certificate is to be ordered, and who waits for that.
-
-    `demanded` says that a client waits, `forced` that somebody wants it whatever has failed before, and
-    `since` when the first did, in Unix seconds.
-    """
-
-    name: str
-    since: float
-    demanded: bool = False
-    forced: bool = False
-    waiters: list[Deferred[None]] = attrs.field(factory=list)
-    running: Deferred[None] | None = None
 
 
 class _Failed(Exception):
@@ -81,8 +54,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
 
     It follows what the store publishes (`publish`), is asked by handshakes (`demand`) and people (`order`).
     `certificate_for` is the certificate that would be shown for a host, `in_use` whether the one of this id
-    has been shown lately. At most `names_per_hour` new names of a registered domain are ordered within an
-    hour. All processes on one store share the work, and what is known.
+    has been shown lately. All processes on one store share the work, and what is known.
     """
 
     def __init__(
@@ -93,7 +65,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         accounts: Accounts,
         certificate_for: Callable[[str], Certificate | None],
         in_use: Callable[[str], bool],
-        names_per_hour: int,
+        budget: Budget,
     ) -> None:
         super().__init__(
             cert_store=StoredCertificates(store, reactor),
@@ -106,25 +78,20 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         self._reactor = reactor
         self._accounts = accounts
         self._in_use = in_use
-        self._names_per_hour = names_per_hour
+        self._budget = budget
         self._log = Logger()
         self._leases = Leases(store, reactor)
         self.schedule = Schedule(certificate_for, orders.can_prove, orders.directories, self._moment)
         self._asking = Asking(reactor, accounts, self.schedule, self._leases)
-        self._jobs: dict[str, _Job] = {}
-        self._queue: deque[_Job] = deque()
-        self._running = 0
-        self._begun: deque[float] = deque()
+        self._cleaning = Cleaning(store, self.schedule)
+        self._jobs = Jobs(reactor, self._run, self._ended, self._look_in)
         # Names below wildcards that clients wait for.
         self._demanded: set[str] = set()
-        # By registered domain: until when strangers may not make us order for more of its names.
-        self._spent: dict[str, float] = {}
-        self._later: Any = None
-        self._next_cleaning = 0.0
+        self._next_look: Any = None
         self._stopping = False
 
     def __repr__(self) -> str:
-        return f"<IssuingService: {len(self._jobs)} names being ordered>"
+        return f"<IssuingService: {self._jobs!r}>"
 
     def _moment(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
@@ -137,7 +104,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         if self.running:
             for name in new:
                 self._saved(name)
-        self._soon()
+        self._look_in(0.0)
 
     def _saved(self, name: str) -> None:
         """A Route is for this host from now on. If it has failed before, somebody may have mended that."""
@@ -146,7 +113,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         if known is None or not known.failures or schedule.certificate_for(name) is not None:
             return
         if schedule.is_routed(name) and schedule.can_prove(name):
-            self._add(name, forced=True)
+            self._jobs.add(name, forced=True)
 
     def start(self) -> Deferred[None]:
         """Read what is known of earlier orders, and begin. It never fails, and waits for no authority."""
@@ -162,27 +129,27 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             self.schedule.plan_all()
             self.startService()
 
-    def _soon(self, seconds: float = 0.0) -> None:
+    def _look_in(self, seconds: float) -> None:
         if not self.running or self._stopping:
             return
-        if self._later is None:
-            self._later = self._reactor.callLater(seconds, self._look)
-        elif self._later.getTime() > self._reactor.seconds() + seconds:
-            self._later.reset(seconds)
+        if self._next_look is None:
+            self._next_look = self._reactor.callLater(seconds, self._look)
+        elif self._next_look.getTime() > self._reactor.seconds() + seconds:
+            self._next_look.reset(seconds)
 
     def _look(self) -> None:
-        self._later = None
+        self._next_look = None
         self._check_certs()
 
     def _check_certs(self) -> Deferred[None]:
         """Begin what is due: txacme's timer calls this. It waits for nothing that takes long."""
         if not self._stopping:
             for name in self.schedule.due():
-                if len(self._queue) >= MAX_QUEUE:
+                if self._jobs.full:
                     break
                 self._see_to(name)
-            self._begin()
-            self._clean_sometimes()
+            self._jobs.begin()
+            self._cleaning.clean_sometimes(self._moment(), self._jobs)
         return succeed(None)
 
     def _see_to(self, name: str) -> None:
@@ -195,7 +162,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         if certificate is not None and self.schedule.should_ask(name, certificate):
             self._asking.ask(name, certificate)
         else:
-            self._add(name)
+            self._jobs.add(name)
 
     def _is_idle(self, name: str, certificate: Certificate) -> bool:
         return not self.schedule.is_listed(name) and not self._in_use(certificate.id)
@@ -223,8 +190,9 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             return None
         if name not in self._jobs and not self._may_demand(name):
             return None
-        job = self._add(name, demanded=True)
-        return self._wait_for(job)
+        if not self.schedule.is_listed(name):
+            self._demanded.add(name)
+        return self._begun(self._jobs.add(name, demanded=True))
 
     def _may_demand(self, name: str) -> bool:
         now = self._moment()
@@ -232,94 +200,46 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             return False
         if self.schedule.is_listed(name):
             return True
-        spent_until = self._spent.get(registered_domain(name), 0.0)
-        return len(self._demanded) < MAX_DEMANDED and spent_until <= now.timestamp()
+        return len(self._demanded) < MAX_DEMANDED and not self._budget.is_spent(name, now)
 
     def issue_cert(self, server_name: str) -> Deferred[None]:
         """See `txacme.service.AcmeIssuingService`: fires when there is a new one, or fails.
 
         However many wait, it is ordered once; one of them that gives up disturbs nobody.
         """
-        return self._wait_for(self._add(server_name, forced=True))
+        return self._begun(self._jobs.add(server_name, forced=True))
 
-    def _wait_for(self, job: _Job) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred()
-        job.waiters.append(waiter)
-        self._begin()
+    def _begun(self, job: Job) -> Deferred[None]:
+        waiter = job.wait()
+        self._jobs.begin()
         return waiter
 
-    def _add(self, name: str, *, demanded: bool = False, forced: bool = False) -> _Job:
-        job = self._jobs.get(name)
-        if job is None:
-            job = self._jobs[name] = _Job(name, self._reactor.seconds())
-            self._queue.append(job)
-        if demanded and not job.demanded:
-            job.demanded = True
-            if not self.schedule.is_listed(name):
-                self._demanded.add(name)
-            if job.running is None:
-                self._queue.remove(job)
-                self._queue.appendleft(job)
-        job.forced = job.forced or forced
-        return job
+    # One order.
 
-    # One order after another.
-
-    def _begin(self) -> None:
-        """Begin as many orders as may be under way, those that clients wait for first."""
-        now = self._reactor.seconds()
-        while self._begun and not now - PACE_SECONDS < self._begun[0] <= now:
-            self._begun.popleft()
-        while self._queue and not self._stopping:
-            if len(self._begun) >= PACE:
-                self._soon(self._begun[0] + PACE_SECONDS - now)
-                return
-            job = self._queue[0]
-            if self._running >= (2 * AT_ONCE if job.demanded else AT_ONCE):
-                return
-            self._queue.popleft()
-            self._begun.append(now)
-            self._running += 1
-            job.running = Deferred.fromCoroutine(self._run(job))
-            job.running.addBoth(self._ended, job)
-
-    def _ended(self, result: Any, job: _Job) -> None:
-        self._running -= 1
-        after = 0.0
-        if isinstance(result, Failure) and not result.check(AcmeError, TooManyRequests):
+    def _ended(self, job: Job, failure: Failure | None) -> None:
+        """What was ordered is published already, unless another process did it."""
+        self._demanded.discard(job.name)
+        after = 1.0
+        if failure is not None and not failure.check(AcmeError, TooManyRequests):
             # Nothing that the authority said: a store that is locked, or our own mistake.
             after = UNREADABLE_SECONDS
-            if not result.check(ProxyError, CancelledError):
-                self._log.failure("the order for {name} failed", result, name=job.name)
+            if not failure.check(ProxyError, CancelledError):
+                self._log.failure("the order for {name} failed", failure, name=job.name)
             elif not self._stopping:
                 self._log.error(
                     "the order for {name} was broken off, next try in {seconds:.0f} s: {error}",
                     name=job.name,
                     seconds=after,
-                    error=result.getErrorMessage(),
+                    error=failure.getErrorMessage(),
                 )
-        self._finish(job, result if isinstance(result, Failure) else None, after)
-        self._soon()
+        self.schedule.plan([job.name], after=after)
 
-    def _finish(self, job: _Job, failure: Failure | None, after: float = 0.0) -> None:
-        del self._jobs[job.name]
-        self._demanded.discard(job.name)
-        # What has just been ordered is published already, unless it was another process.
-        self.schedule.plan([job.name], after=after or 1.0)
-        for waiter in job.waiters:
-            if waiter.called:
-                continue
-            if failure is None:
-                waiter.callback(None)
-            else:
-                waiter.errback(failure)
-
-    async def _run(self, job: _Job) -> None:
+    async def _run(self, job: Job) -> None:
         """One name: alone among all processes, and only if it is (still) needed."""
         while job.name in self._asking:
             await deferLater(self._reactor, 0.1)
         issuance = await self._leases.claim(job.name)
-        keeping = self._leases.keep(job.name, lambda: job.running and job.running.cancel())
+        keeping = self._leases.keep(job.name, job.cancel)
         try:
             previous = await self._store.certificate(job.name)
             if self._is_needed(job, previous, issuance):
@@ -334,7 +254,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             self.schedule.know(issuance)
             await self._leases.release(issuance)
 
-    def _is_needed(self, job: _Job, previous: Certificate | None, issuance: Issuance) -> bool:
+    def _is_needed(self, job: Job, previous: Certificate | None, issuance: Issuance) -> bool:
         """Whether to order; raises the error of the last try where it is too early for another."""
         now = self._moment()
         if not self.schedule.is_routed(job.name):
@@ -368,7 +288,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                 return
             await deferLater(self._reactor, 0.05)
 
-    async def _order(self, job: _Job, issuance: Issuance, previous: Certificate | None) -> Issuance:
+    async def _order(self, job: Job, issuance: Issuance, previous: Certificate | None) -> Issuance:
         """What is known after the order; raises `_Failed`."""
         if previous is None:
             await self._spend(job, issuance)
@@ -425,93 +345,31 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         )
         return _Failed(known, error)
 
-    async def _spend(self, job: _Job, issuance: Issuance) -> None:
-        """Put an order for a new name on its domain's budget, of which made-up names have a half."""
-        name = job.name
-        listed = self.schedule.is_listed(name)
-        most = self._names_per_hour if listed else max(1, self._names_per_hour // 2)
+    async def _spend(self, job: Job, issuance: Issuance) -> None:
+        """Put an order for a new name on its domain's budget."""
         now = self._moment()
-        domain = registered_domain(name)
-        oldest = await self._store.spend_order(domain, name, now, now - _HOUR, most)
-        if oldest is None:
+        listed = self.schedule.is_listed(job.name)
+        spent = await self._budget.spend(job.name, listed, now)
+        if spent is None:
             return
-        until = oldest + _HOUR
-        words = f"{most} names of {domain} were ordered within an hour: the next at {until:%H:%M:%S} UTC"
+        until, words = spent
         if listed:
+            # Of names that strangers have made up nothing is kept.
             issuance = attrs.evolve(issuance, problem=words, retry_at=until, not_before=until)
-            self._log.warn("no order for {name}: {words}", name=name, words=words)
-        else:
-            # Nothing is kept of names that strangers have made up.
-            self._spent = {key: at for key, at in self._spent.items() if at > now.timestamp()}
-            self._spent[domain] = until.timestamp()
+            self._log.warn("no order for {name}: {words}", name=job.name, words=words)
         raise _Failed(issuance, AcmeError(words, retry_after=(until - now).total_seconds()))
-
-    # The end of things.
-
-    def _clean_sometimes(self) -> None:
-        now = self._reactor.seconds()
-        if now >= self._next_cleaning:
-            self._next_cleaning = now + CLEANING_SECONDS
-            cleaned = Deferred.fromCoroutine(self._clean())
-            cleaned.addErrback(
-                lambda failure: self._log.error(
-                    "what expired cannot be forgotten: {error}", error=failure.getErrorMessage()
-                )
-            )
-
-    async def _clean(self) -> None:
-        """Forget certificates that expired long ago and serve nobody, and orders of names that are gone."""
-        schedule = self.schedule
-        before = self._moment() - KEEP_EXPIRED
-        for certificate in schedule.certificates:
-            expired = certificate.directory and certificate.not_after < before
-            if expired and not schedule.is_listed(certificate.id):
-                await self._store.delete_certificates([certificate.id])
-        names = [
-            name
-            for name, known in schedule.known.items()
-            if not schedule.is_listed(name)
-            and schedule.certificate_for(name) is None
-            and (known.tried_at is None or known.tried_at < before)
-        ]
-        if names:
-            await self._store.delete_issuances(names)
-            for name in names:
-                schedule.known.pop(name, None)
 
     def stopService(self) -> Deferred[None]:
         """Break off what is under way: challenges and leases are given back if that takes no time."""
         self._stopping = True
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         stopped = [super().stopService()] if self.running else []
         self._asking.stop()
-        self._queue.clear()
-        ending = []
-        for job in list(self._jobs.values()):
-            if job.running is None:
-                self._finish(job, Failure(Unavailable("the proxy is stopping")))
-            else:
-                ending.append(_ended(job.running))
-                job.running.cancel()
-        ended = gatherResults(ending)
-        ended.addTimeout(LAST_WORDS, self._reactor, onTimeoutCancel=lambda *_: None)
-        return gatherResults([*stopped, ended]).addCallback(lambda _: self._accounts.close())
+        broken_off = self._jobs.stop(Failure(Unavailable("the proxy is stopping")))
+        return gatherResults([*stopped, broken_off]).addCallback(lambda _: self._accounts.close())
 
 
 def _told_already(_: Failure) -> None:
     """It was logged where it happened, and is kept for whoever lists what fails."""
-
-
-def _ended(running: Deferred[None]) -> Deferred[None]:
-    """Fires when `running` has, well or not; to cancel this does not cancel that."""
-    waiter: Deferred[None] = Deferred()
-
-    def tell(result: Any) -> Any:
-        if not waiter.called:
-            waiter.callback(None)
-        return result
-
-    running.addBoth(tell)
-    return waiter

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from onebackend_proxy.interfaces import Published
 from onebackend_proxy.records import Certificate, Issuance, Route
 from onebackend_proxy.testing import MemoryStore
+from onebackend_proxy.tls.acme.budget import Budget
 from onebackend_proxy.tls.acme.objects import RenewalInfo
 from onebackend_proxy.tls.acme.orders import NoCertificate, Obtained
 from onebackend_proxy.tls.acme.problems import AcmeError
@@ -114,7 +115,7 @@ class Process:
             self.authority,  # type: ignore[arg-type]
             lambda host: self._table.find(host, self.now()),
             lambda id: id in self.used,
-            20,
+            Budget(store, 20),
         )
         store.follow(self._publish)
         self.service.start()

@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
 from onebackend_proxy.tls.acme.asking import AT_ONCE as AT_ONCE_ASKED
+from onebackend_proxy.tls.acme.jobs import AT_ONCE, PACE
 from onebackend_proxy.tls.acme.objects import RenewalInfo
 from onebackend_proxy.tls.acme.problems import AcmeError
-from onebackend_proxy.tls.acme.service import AT_ONCE, PACE
 
 from .issuing import DIRECTORY, World, watch
 
@@ -113,6 +113,7 @@ class OnDemandTests(IssuingTestCase):
         self.world.route("a.com")
         first, second = self.service.demand("a.com"), self.service.demand("a.com")
         ends = [watch(first), watch(second)]
+        assert first is not None
         first.cancel()
         self.authority.open[0].grant()
         self.assertEqual(ends[1], ["done"])
@@ -220,7 +221,7 @@ class HowManyTests(IssuingTestCase):
             self.assertLessEqual(counts[start + 9] - counts[start], PACE)
 
     def test_a_domain_has_a_budget_of_new_names(self):
-        self.process.service._names_per_hour = 3
+        self.process.service._budget._most = 3
         self.world.route(*(f"n{number}.x.co.uk" for number in range(5)), "a.y.co.uk")
         for _ in range(20):
             for asked in list(self.authority.open):
@@ -240,7 +241,7 @@ class HowManyTests(IssuingTestCase):
         self.assertEqual(sum(name.endswith("x.co.uk") for name in self.authority.names), 5)
 
     def test_renewals_are_on_no_budget(self):
-        self.process.service._names_per_hour = 1
+        self.process.service._budget._most = 1
         self.world.route("a.com")
         self.authority.open[0].grant(lifetime=3600)
         for _ in range(3):
@@ -264,16 +265,17 @@ def test_renewal_begins_at_two_thirds_of_the_lifetime(lifetime):
     # The look that comes every five seconds is a twelfth of a minute.
     assert 2 / 3 <= share <= 0.71 + 6 / lifetime
     assert process.shown("a.com") is old, "the old one serves until the new one is there"
-    process.authority.open[0].grant(lifetime)
+    renewal = process.authority.open[0]
+    renewal.grant(lifetime)
     new = process.shown("a.com")
     assert new is not None and old is not None and new.serial != old.serial
-    assert process.authority.asked[1].previous.serial == old.serial
+    assert renewal.previous is not None and renewal.previous.serial == old.serial
 
 
 class RenewalInfoTests(IssuingTestCase):
     def window(self, start, end, **more):
-        moments = (self.process.now() + datetime.timedelta(days=days) for days in (start, end))
-        return RenewalInfo(*moments, **more)
+        now, day = self.process.now(), datetime.timedelta(days=1)
+        return RenewalInfo(now + start * day, now + end * day, **more)
 
     def granted(self):
         self.world.route("a.com")
