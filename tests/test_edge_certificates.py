@@ -30,8 +30,10 @@ from onebackend_proxy.edge_certificates import (
 from onebackend_proxy.errors import SettingError, StoreUnavailable
 from onebackend_proxy.folder import write_atomically
 from onebackend_proxy.limits import DEFAULTS
+from onebackend_proxy.records import Challenge
 from onebackend_proxy.testing import MemoryStore
-from onebackend_proxy.tls.client_hello import ClientHello
+from onebackend_proxy.tls.challenges import TLS_ALPN_01
+from onebackend_proxy.tls.client_hello import ACME_TLS_1, ClientHello
 from onebackend_proxy.tls.transport import Chosen, SecuredServer
 
 from .assembly import Reactor
@@ -139,6 +141,16 @@ class TestEdgeCertificates(Tests):
             assert found is not None and found.issuer == "local authority" and found.serial == ""
         # To say so nothing was made.
         assert not (self.folder / LOCAL_ROOT).exists()
+
+    def test_challenges_of_any_process_are_answered(self) -> None:
+        here, elsewhere = self.certificates(), self.certificates()
+        ends = making.now() + making.DAY
+        challenge = Challenge(TLS_ALPN_01, "x.com", "token", "token.thumbprint", ends)
+        self.successResultOf(elsewhere.challenges.place(challenge))
+        for certificates in (here, elsewhere):
+            found = certificates.contexts.choose(ClientHello("x.com", (ACME_TLS_1,)), "")
+            assert isinstance(found, Deferred)
+            assert self.successResultOf(found).protocols == (ACME_TLS_1,)
 
     def test_files_only_where_they_are_wanted(self) -> None:
         published: list[Any] = []

@@ -16,7 +16,7 @@ from ..balancing import Upstream
 from ..errors import BadRequest, Misdirected, NotFound, ProxyError, Unavailable
 from ..headers import OutgoingRequest, origin_form, the_host
 from ..interfaces import Published
-from ..messages import NO_BODY, Answer
+from ..messages import Answer
 from ..records import Redirect, Route
 from ..routing import RouteTable, edge_paths, redirect_location, request_host
 from .resources import Desk, Proxied, relay
@@ -193,10 +193,8 @@ class PlainEdge(Proxied, Resource):
 
     def choose(self, request: OutgoingRequest) -> Answer | None:
         """See `Proxied`."""
-        if (
-            request.target.startswith(ACME_PREFIX)
-            and request.body in (NO_BODY, 0)
-            and self._may_prove(request.method, request_host(request.host))
+        if request.target.startswith(ACME_PREFIX) and self._may_prove(
+            request.method, request_host(request.host)
         ):
             return None
         return self.answer(request)

@@ -97,9 +97,7 @@ def _showing(certificate: Certificate, context: SSL.Context) -> SSL.Context:
 def _make_proof(name: str, answer: str, now: datetime.datetime) -> Chosen:
     """For one connection: no session of it goes on in another one, nor one of another in it."""
     certificate = challenge_certificate(name, answer, now)
-    context = make_base()
-    context.set_options(SSL.OP_NO_TICKET)
-    context = _showing(certificate, context)
+    context = _showing(certificate, make_base())
     return Chosen(context, attrs.evolve(certificate, private_key=""), (ACME_TLS_1,))
 
 

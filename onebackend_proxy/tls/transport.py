@@ -133,8 +133,7 @@ class UnderWay:
         self._all[handshaking] = None
 
     def wait_for_order(self, handshaking: Handshaking) -> None:
-        """One does not go on before its certificate is ordered."""
-        self.discard(handshaking)
+        """One does not go on before its certificate is ordered; it was discarded for now."""
         self._for_orders[handshaking] = None
         if self._look is None:
             self._look = self._reactor.callLater(LOOK_FOR_LEAVERS, self._look_for_leavers)
@@ -213,8 +212,10 @@ class Handshaking(Protocol):
         self.give_up("it took too long")
 
     def wait_for_order(self, done: Deferred[None], then: Callable[[], None]) -> None:
-        """The certificate is being ordered: when that has ended or took too long, unless the client has gone,
-        the handshake has its time anew, and `then` is called."""
+        """The certificate is being ordered: `then` is called when that has ended, or took too long.
+
+        From then on the handshake has its time anew. For a client that has gone nothing is called.
+        """
         self.done()
         self._under_way.wait_for_order(self)
         self._ordered = done

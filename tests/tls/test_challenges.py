@@ -8,7 +8,6 @@ import hashlib
 import pathlib
 import ssl
 import subprocess
-from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -543,7 +542,7 @@ def test_a_proof_is_for_who_offers_nothing_else(offers, wanted, proved, expired)
         store.save_challenge(a_challenge(TLS_ALPN_01, name=proved, expires_at=ends), now() - 2 * HOUR)
     certificates = Certificates(stored(), challenges=Challenges(store, now().timestamp))
     for protocols in offers:
-        chosen = _outcome(lambda p=protocols: certificates.contexts.choose(ClientHello(wanted, tuple(p)), ""))
+        chosen = _outcome(certificates, ClientHello(wanted, tuple(protocols)))
         if protocols != [ACME_TLS_1]:
             # As without any challenge.
             assert chosen == UNRECOGNIZED_NAME or chosen.protocols == ()
@@ -555,10 +554,10 @@ def test_a_proof_is_for_who_offers_nothing_else(offers, wanted, proved, expired)
             assert chosen == (NO_APPLICATION_PROTOCOL if known else UNRECOGNIZED_NAME)
 
 
-def _outcome(choose: Callable[[], Any]) -> Any:
+def _outcome(certificates: Certificates, hello: ClientHello) -> Any:
     """What is chosen, or the alert."""
     try:
-        chosen = choose()
+        chosen = certificates.contexts.choose(hello, "")
     except BadHello as error:
         return error.alert
     if isinstance(chosen, Deferred):

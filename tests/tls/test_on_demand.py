@@ -168,9 +168,9 @@ class OnDemandMachine(RuleBasedStateMachine):
         if waiter is not None:
             self.came += 1
             self.waiting[self.came] = waiter
-            waiter.addBoth(lambda _, number=self.came: self.ended(number))
+            waiter.addBoth(self.ended, self.came)
 
-    def ended(self, number: int) -> None:
+    def ended(self, result: object, number: int) -> None:
         del self.waiting[number]
         self.told.append(number)
 
