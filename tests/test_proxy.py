@@ -182,4 +182,5 @@ class TestFollowingTheStore(AssemblyTests):
         assert view.published().routes.get("x.com") is not None
         assert isinstance(proxy.edge.choose(request), Upstream)
         answer = proxy.plain_edge.choose(request)
+        assert answer is not None
         assert dict(answer.headers)[b"Location"] == b"https://x.com/p"
