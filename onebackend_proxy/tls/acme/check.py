@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, FirstError, TimeoutError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -128,13 +128,14 @@ class Checker:
             if failure.check(CancelledError):
                 # By who wanted to know.
                 return failure
-            if failure.check(TimeoutError):
-                return findings.not_looked_at(subjects, f"could not be found out in {CHECK_SECONDS:.0f} s")
             self._log.failure("a check of {subjects} failed", failure, subjects=", ".join(subjects))
             return findings.not_looked_at(subjects, "could not be found out: the proxy's log says why")
 
-        done = Deferred.fromCoroutine(work)
-        return done.addTimeout(CHECK_SECONDS, self._reactor).addErrback(failed)
+        def too_late(_result: object, seconds: float) -> list[Finding]:
+            return findings.not_looked_at(subjects, f"could not be found out in {seconds:.0f} s")
+
+        done: Deferred[Any] = Deferred.fromCoroutine(work)
+        return done.addTimeout(CHECK_SECONDS, self._reactor, too_late).addErrback(failed)
 
     def _in_thread(self, work: Callable[[Resolving], T]) -> Deferred[T | LookupFailed]:
         """What `work` finds out with a resolver, or why it could not."""
@@ -207,16 +208,18 @@ class Checker:
 
     async def _authorities(self, domain: str) -> list[Finding]:
         """CAA and the authorities that it may forbid."""
-        asked = self._facts.directories().addTimeout(DIRECTORY_SECONDS, self._reactor)
+        # Whatever it says when it is cancelled, it is late.
+        asked: Deferred[Sequence[Directory] | None] = self._facts.directories().addTimeout(
+            DIRECTORY_SECONDS, self._reactor, lambda _result, _seconds: None
+        )
         host = domain.removeprefix("*.")
         looked = self._in_thread(lambda resolving: resolving.policies(host))
-        told: Sequence[Directory] = ()
-        try:
-            told = await asked
-            authority = findings.on_authority(told)
-        except TimeoutError:
+        told = await asked
+        if told is None:
             authority = Finding(findings.AUTHORITY, None, f"no answer in {DIRECTORY_SECONDS:.0f} s")
-        return [findings.on_caa(domain, await looked, told, self._facts.by_dns), authority]
+        else:
+            authority = findings.on_authority(told)
+        return [findings.on_caa(domain, await looked, told or (), self._facts.by_dns), authority]
 
     async def _budget(self, domain: str) -> list[Finding]:
         return [findings.on_budget(await self._facts.budget(domain))]

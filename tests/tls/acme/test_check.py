@@ -16,7 +16,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 from twisted.internet import reactor as any_reactor
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.threads import deferToThread
@@ -309,7 +309,7 @@ class CheckTests(Checking):
         ):
             found = await self.check(
                 issuance=lambda name: Deferred(cancelled.append),
-                directories=lambda: Deferred(cancelled.append),
+                directories=lambda: gatherResults([Deferred(cancelled.append)]),
             )
         assert found["failures"] == (None, "could not be found out in 0 s")
         assert found["authority"] == (None, "no answer in 0 s")
@@ -317,9 +317,9 @@ class CheckTests(Checking):
         assert len(cancelled) == 2
 
     async def test_many_at_once(self):
-        waiting: list[Deferred[None]] = []
+        waiting: list[Deferred[Any]] = []
 
-        def budget(name: str) -> Deferred[None]:
+        def budget(name: str) -> Deferred[Any]:
             waiting.append(Deferred())
             return waiting[-1]
 
@@ -329,8 +329,8 @@ class CheckTests(Checking):
             await checker.check("*.x.test")
         for each in waiting:
             each.callback(None)
-        for each in under_way:
-            await each
+        for done in under_way:
+            await done
         again = checker.check("*.x.test")
         waiting[-1].callback(None)
         await again
