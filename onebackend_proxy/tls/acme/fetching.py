@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import pathlib
 import re
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -20,8 +21,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS, platformTrust
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS, platformTrust
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -30,8 +31,8 @@ from twisted.web.client import (
     FileBodyProducer,
     HTTPConnectionPool,
     RequestTransmissionFailed,
-    ResponseNeverReceived,
     ResponseDone,
+    ResponseNeverReceived,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
@@ -133,6 +134,10 @@ def trust_roots(ca_file: pathlib.Path | None) -> Any:
     return _Roots(x509.load_pem_x509_certificates(ca_file.read_bytes()))
 
 
+class _TooLong(Exception):
+    """An answer has no end, or too far away."""
+
+
 class _Counted(ProtocolWrapper):
     """Ends a connection whose answer is too long, in its head or in its body."""
 
@@ -142,16 +147,24 @@ class _Counted(ProtocolWrapper):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > _MAX_HEAD + MAX_BODY:
+        if self._received <= _MAX_HEAD + MAX_BODY:
+            super().dataReceived(data)
+        else:
             self.transport.abortConnection()
-            return
-        super().dataReceived(data)
-        if self.wrappedProtocol.state == "QUIESCENT":
-            self._received = 0
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """A request, and so the end of the answer before."""
+        self._received = 0
+        super().writeSequence(data)
 
     def loseConnection(self) -> None:
         """Without waiting for the other side: nothing that was sent is still of use."""
         self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._received > _MAX_HEAD + MAX_BODY:
+            reason = Failure(_TooLong("its answer is too long"))
+        super().connectionLost(reason)
 
 
 class _Body(Protocol):
@@ -254,8 +267,8 @@ class Fetching:
         try:
             response = await request()
         except (RequestTransmissionFailed, ResponseNeverReceived) as error:
-            # Exactly these: one that we have aborted is another.
-            if not any(reason.type in (ConnectionDone, ConnectionLost) for reason in error.reasons):
+            # One whose answer was too long fails otherwise.
+            if not any(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
                 raise
             # A kept connection, it seems, that was closed meanwhile: none of its age is used again. A request
             # that arrived after all is not done twice, for its nonce is spent.

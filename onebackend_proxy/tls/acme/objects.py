@@ -226,7 +226,7 @@ def read_renewal_info(reply: Reply, retry_after: float | None) -> RenewalInfo:
 def _moment(text: object) -> datetime.datetime | None:
     """A timestamp (RFC 3339), which has a time zone; seconds may have any number of digits."""
     try:
-        moment = datetime.datetime.fromisoformat(text if isinstance(text, str) else "")
+        moment = datetime.datetime.fromisoformat(text.upper() if isinstance(text, str) else "")
         return moment.astimezone(datetime.UTC) if moment.tzinfo else None
     except (ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""The client against real pebbles. What they do not do is in test_fetching and test_odd_directories."""
+"""The client against real pebbles. What those never do is in test_fetching and test_objects."""
 
 from __future__ import annotations
 
