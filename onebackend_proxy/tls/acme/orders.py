@@ -23,7 +23,7 @@ from ..pem import key_pem
 from .accounts import Accounts
 from .client import AcmeClient
 from .objects import Authorization, Order, certificate_id
-from .problems import AcmeError, Problem, Unreachable
+from .problems import MAX_WORDS, AcmeError, Problem, Unreachable, printable
 from .responders import DNS_01
 from .stored import pem_objects
 
@@ -276,4 +276,4 @@ def _all_failed(failed: Sequence[tuple[str, AcmeError]]) -> NoCertificate:
     words = str(failed[0][1])
     if len(failed) > 1:
         words = "; ".join(f"{url}: {error}" for url, error in failed)
-    return NoCertificate(words, failed[-1][0], retry_after=_first([error for _url, error in failed]))
+    return NoCertificate(printable(words, MAX_WORDS), failed[-1][0], retry_after=_first([error for _url, error in failed]))

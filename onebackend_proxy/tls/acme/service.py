@@ -337,7 +337,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             certificate=previous if previous is not None and previous.not_after > now else None,
         )
         self._log.error(
-            "no certificate for {name} ({number} failures in a row, next try at {at} UTC): {problem}",
+            "no certificate for {name} (failure {number} in a row, next try at {at} UTC): {problem}",
             name=issuance.name,
             number=known.failures,
             at=f"{known.retry_at:%Y-%m-%d %H:%M:%S}",
