@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -22,9 +25,28 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> 
         time.sleep(0.02)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on right now.
+
+    It is below those that the kernel takes for outgoing connections: else a client might have it by the time
+    that somebody listens there. None is given twice.
+    """
+    for port in random.sample(_ports(), 500):
+        if port in _given:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
+    raise AssertionError("no port is free")
+
+
+def _ports() -> range:
+    try:
+        first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        first = 32768
+    return range(12000, first) if first > 14000 else range(14000, 32768)

@@ -32,6 +32,8 @@ _LONGEST_WAIT = 8 * _DAY
 _SHORTEST_WAIT = 5 * _SECOND
 _BETWEEN_DEMANDS = 15 * _MINUTE
 """Let's Encrypt forgives five failures for a name within an hour: this leaves one to spare."""
+_ORDER_TAKES = 15 * _SECOND
+"""Whatever an authority says, there is always so much time left for an order, or 1/4 of the lifetime."""
 _ASK_AGAIN = 6 * _HOUR
 _APART = 10 * _MINUTE
 
@@ -61,9 +63,10 @@ def renew_at(certificate: Certificate, issuance: Issuance | None, now: _Time) ->
     """When to renew it, `now` at the earliest.
 
     That is a moment within the authority's window, as long as this stays the same; without one it is 2/3 of
-    the lifetime, or at most 1/30 of it later. When less than 1/20 of the lifetime is left it is now. All that
-    is for one that was stored a moment ago only after a pause: else a clock that is months ahead, or an
-    authority whose windows are always over, would have it ordered again and again.
+    the lifetime, or at most 1/30 of it later. When less than 1/20 of the lifetime is left, or no more
+    than an order takes, it is now. All that is for one that was stored a moment ago only after a pause: else
+    a clock that is months ahead, or an authority whose windows are always over, would have it ordered again
+    and again.
     """
     lifetime = _lifetime(certificate)
     window = _window(certificate, issuance)
@@ -74,7 +77,7 @@ def renew_at(certificate: Certificate, issuance: Issuance | None, now: _Time) ->
     else:
         share = _share(certificate.id, certificate.serial)
         at = certificate.not_before + 2 * lifetime / 3 + share * lifetime / 30
-    at = min(at, certificate.not_after - lifetime / 20)
+    at = min(at, certificate.not_after - max(lifetime / 20, min(_ORDER_TAKES, lifetime / 4)))
     # From a clock that was ahead only once we are not held up.
     rested = certificate.updated_at + min(_APART, lifetime / 20) if certificate.updated_at <= now else now
     return max(now, at, rested)
