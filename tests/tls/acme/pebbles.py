@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, ClassVar
 
 from cryptography import x509
@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor as any_reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from onebackend_proxy.tls.acme.client import AcmeClient, Order, trust_roots
+from onebackend_proxy.tls.acme.problems import Problem
 from onebackend_proxy.tls.acme.signing import new_key
 from tests.pebble import Pebble, start_pebble
 
@@ -53,6 +55,12 @@ class PebbleCase(TestCase):
         made = AcmeClient(reactor, self.pebble.directory, trust=trust_roots(self.pebble.ca_file), **more)
         self.addCleanup(made.close)
         return made
+
+    async def refused(self, call: Coroutine[Any, Any, Any] | Deferred[Any], kind: type = Problem) -> Any:
+        """The error of this kind that the call ends in."""
+        if not isinstance(call, Deferred):
+            call = Deferred.fromCoroutine(call)
+        return await self.assertFailure(call, kind)
 
     async def registered(self, **more: Any) -> AcmeClient:
         """A client with a new account."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sqlite3
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import globalLogPublisher
@@ -21,12 +23,13 @@ from .test_client import EAB_KEY, OTHER_KEY
 
 class AccountsCase(PebbleCase):
     def setUp(self):
-        self.store = self.new_store()
-        self.events = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events: list[Any] = []
+        observer: Any = self.events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.store: Any = self.new_store()
 
-    def new_store(self):
+    def new_store(self) -> Any:
         return MemoryStore()
 
     def accounts(self, store=None, **more):
@@ -36,7 +39,7 @@ class AccountsCase(PebbleCase):
         self.addCleanup(made.close)
         return made
 
-    async def client(self, **more):
+    async def opened(self, **more):
         return await self.accounts(**more).client(self.pebble.directory)
 
     def registrations(self):
@@ -48,18 +51,23 @@ class AccountsCase(PebbleCase):
         return self.pebble.log().count("accounts in memory")
 
     async def contact(self, client):
-        import json
-
         return json.loads((await client._ask(client.account)).body).get("contact")
 
 
-class Contract:
+if TYPE_CHECKING:
+    _Case = AccountsCase
+else:
+    # Its tests run in the classes of each store only.
+    _Case = object
+
+
+class Contract(_Case):
     """What holds in every store."""
 
     async def test_it_survives(self):
-        first = await self.client()
+        first = await self.opened()
         asked = self.registrations()
-        second = await self.client()
+        second = await self.opened()
         self.assertIsNot(first, second)
         self.assertEqual(second.account, first.account)
         self.assertEqual(second.key.private_numbers(), first.key.private_numbers())
@@ -75,13 +83,13 @@ class Contract:
         self.assertEqual(self.accounts_made(), before + 1)
 
     async def test_a_contact_that_has_changed(self):
-        await self.client()
-        await self.client(contact=("mailto:ada@a.example",))
-        client = await self.client(contact=("mailto:ada@a.example",))
+        await self.opened()
+        await self.opened(contact=("mailto:ada@a.example",))
+        client = await self.opened(contact=("mailto:ada@a.example",))
         self.assertEqual(await self.contact(client), ["mailto:ada@a.example"])
-        client = await self.client(contact=("mailto:bob@a.example",))
+        client = await self.opened(contact=("mailto:bob@a.example",))
         self.assertEqual(await self.contact(client), ["mailto:bob@a.example"])
-        self.assertFalse(await self.contact(await self.client()))
+        self.assertFalse(await self.contact(await self.opened()))
 
     async def test_forgotten_by_the_directory(self):
         accounts = self.accounts(contact=("mailto:ada@a.example",))
@@ -93,16 +101,16 @@ class Contract:
             [Deferred.fromCoroutine(client.order((f"b{number}.example",))) for number in range(3)]
         )
         self.assertEqual([order.status for order in orders], ["pending"] * 3)
-        again = await self.client(contact=("mailto:ada@a.example",))
+        again = await self.opened(contact=("mailto:ada@a.example",))
         self.assertEqual(again.account, client.account)
         self.assertEqual(again.key.private_numbers(), key)
 
     async def test_forgotten_while_nobody_looked(self):
-        await self.client()
+        await self.opened()
         self.pebble.stop()
         self.pebble.start()
         # What is asked first is to change the contact.
-        client = await self.client(contact=("mailto:ada@a.example",))
+        client = await self.opened(contact=("mailto:ada@a.example",))
         self.assertEqual(await self.contact(client), ["mailto:ada@a.example"])
 
 
@@ -121,7 +129,7 @@ class MemoryAccountsTests(Contract, AccountsCase):
         accounts = self.accounts()
         first, second = (accounts.client(self.pebble.directory) for _ in range(2))
         first.cancel()
-        await self.assertFailure(first, CancelledError)
+        await self.refused(first, CancelledError)
         self.assertTrue((await second).account)
 
     async def test_when_all_have_cancelled(self):
@@ -129,14 +137,14 @@ class MemoryAccountsTests(Contract, AccountsCase):
         waiting = [accounts.client(self.pebble.directory) for _ in range(2)]
         for each in waiting:
             each.cancel()
-            await self.assertFailure(each, CancelledError)
+            await self.refused(each, CancelledError)
         self.assertEqual(repr(accounts), "<Accounts: 0 ready>")
         self.assertTrue((await accounts.client(self.pebble.directory)).account)
 
     async def test_a_store_that_fails(self):
         self.store.failure = StoreUnavailable("locked")
         accounts = self.accounts()
-        await self.assertFailure(accounts.client(self.pebble.directory), StoreUnavailable)
+        await self.refused(accounts.client(self.pebble.directory), StoreUnavailable)
         self.store.failure = None
         self.assertTrue((await accounts.client(self.pebble.directory)).account)
 
@@ -144,28 +152,28 @@ class MemoryAccountsTests(Contract, AccountsCase):
         accounts = self.accounts()
         self.pebble.stop()
         try:
-            await self.assertFailure(accounts.client(self.pebble.directory), Unreachable)
+            await self.refused(accounts.client(self.pebble.directory), Unreachable)
         finally:
             self.pebble.start()
         self.assertTrue((await accounts.client(self.pebble.directory)).account)
 
     async def test_down_while_the_contact_changes(self):
-        await self.client()
+        await self.opened()
         self.pebble.stop()
         try:
             # It is ready all the same; an order will tell.
-            self.assertTrue((await self.client(contact=("mailto:ada@a.example",))).account)
+            self.assertTrue((await self.opened(contact=("mailto:ada@a.example",))).account)
         finally:
             self.pebble.start()
         self.assertIn("keeps the contact", str(self.events))
 
     async def test_a_contact_that_it_does_not_take(self):
-        client = await self.client()
-        again = await self.client(contact=("tel:+1",))
+        client = await self.opened()
+        again = await self.opened(contact=("tel:+1",))
         self.assertEqual(again.account, client.account)
         # Without an account there is nothing to go on with.
         accounts = self.accounts(MemoryStore(), contact=("tel:+1",))
-        await self.assertFailure(accounts.client(self.pebble.directory), Problem)
+        await self.refused(accounts.client(self.pebble.directory), Problem)
 
     async def test_each_directory_has_an_account_and_a_key(self):
         accounts = self.accounts()
@@ -178,7 +186,7 @@ class MemoryAccountsTests(Contract, AccountsCase):
         self.assertNotIn("localhost", str(names))
 
     async def test_no_binding_for_a_directory_that_wants_none(self):
-        client = await self.client(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
+        client = await self.opened(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
         self.assertTrue(client.account)
         self.assertNotIn("onlyReturnExisting", self.pebble.log())
 
@@ -186,7 +194,7 @@ class MemoryAccountsTests(Contract, AccountsCase):
         accounts = self.accounts()
         waiting = accounts.client(self.pebble.directory)
         await accounts.close()
-        await self.assertFailure(waiting, CancelledError)
+        await self.refused(waiting, CancelledError)
 
 
 class SqliteAccountsTests(Contract, AccountsCase):
@@ -205,7 +213,7 @@ class SqliteAccountsTests(Contract, AccountsCase):
         return super().accounts(store or self.open(), **more)
 
     async def test_the_key_is_encrypted(self):
-        client = await self.client()
+        client = await self.opened()
         query = "SELECT * FROM secrets WHERE name LIKE 'acme-%'"
         kept = list(sqlite3.connect(self.folder / "proxy.sqlite").execute(query))
         self.assertEqual(len(kept), 2)
@@ -217,25 +225,25 @@ class BoundAccountsTests(AccountsCase):
     options = {"eab_keys": {"kid-1": EAB_KEY}}
 
     async def test_bound_once_and_for_all(self):
-        first = await self.client(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
-        again = await self.client()
+        first = await self.opened(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
+        again = await self.opened()
         self.assertEqual(again.account, first.account)
 
     async def test_a_key_that_serves_once(self):
-        first = await self.client(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
+        first = await self.opened(eab_kid="kid-1", eab_hmac_key=EAB_KEY)
         # The account's URL was lost, its key was not: a new process has a kid that is spent, or none.
         for name in [name for name in self.store._secrets if name.startswith("acme-account-")]:
             del self.store._secrets[name]
-        again = await self.client(eab_kid="spent", eab_hmac_key=OTHER_KEY)
+        again = await self.opened(eab_kid="spent", eab_hmac_key=OTHER_KEY)
         self.assertEqual(again.account, first.account)
 
     async def test_a_wrong_one_is_told_without_its_key(self):
         accounts = self.accounts(eab_kid="kid-1", eab_hmac_key=OTHER_KEY)
-        error = await self.assertFailure(accounts.client(self.pebble.directory), Problem)
+        error = await self.refused(accounts.client(self.pebble.directory), Problem)
         self.assertTrue(str(error))
         told = f"{error!s} {error!r} {accounts!r} {self.events}"
         self.assertNotIn(OTHER_KEY, told)
 
     async def test_none(self):
-        error = await self.assertFailure(self.accounts().client(self.pebble.directory), Problem)
+        error = await self.refused(self.accounts().client(self.pebble.directory), Problem)
         self.assertEqual(error.type, "externalAccountRequired")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -43,13 +45,13 @@ FIELDS = {
     "authorization": ["status", "identifier", "challenges", "wildcard"],
     "renewal": ["suggestedWindow", "explanationURL"],
 }
-READERS = {
+READERS: dict[str, Callable[[Reply], Any]] = {
     "directory": objects.read_directory,
     "order": lambda reply: objects.read_order(reply, URL, None),
     "authorization": lambda reply: objects.read_authorization(reply, None),
     "renewal": lambda reply: objects.read_renewal_info(reply, None),
 }
-GOOD = {
+GOOD: dict[str, dict[str, Any]] = {
     "directory": {
         "newNonce": "/n",
         "newAccount": "/a",
@@ -131,7 +133,13 @@ class DirectoryTests(SynchronousTestCase):
         )
 
     def test_what_it_need_not_say(self):
-        for meta in ({}, {"meta": None}, {"meta": []}, {"meta": {"profiles": 5, "caaIdentities": "x"}}):
+        flaws: list[dict[str, Any]] = [
+            {},
+            {"meta": None},
+            {"meta": []},
+            {"meta": {"profiles": 5, "caaIdentities": "x"}},
+        ]
+        for meta in flaws:
             document = {"newNonce": "/n", "newAccount": "/a", "newOrder": "/o", **meta}
             found = objects.read_directory(answer(document))
             self.assertEqual((found.renewal_info, found.terms, found.caa_identities), ("", "", ()))

@@ -3,12 +3,13 @@ from __future__ import annotations
 import base64
 import json
 
-import josepy
 from acme import challenges, jws
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from josepy.jwa import ES256
+from josepy.jwk import JWKEC
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.tls.acme.signing import (
@@ -38,10 +39,10 @@ class SignerTests(SynchronousTestCase):
         # The nonce is one that acme.jws can decode.
         body = Signer(KEY).sign({"a": "ü"}, URL, "YWJj", "https://ca.example/account/1")
         read = jws.JWS.json_loads(body.decode())
-        self.assertTrue(read.verify(josepy.JWKEC(key=KEY.public_key())))
+        self.assertTrue(read.verify(JWKEC(key=KEY.public_key())))
         self.assertEqual(json.loads(read.payload), {"a": "ü"})
         header = read.signature.combined
-        self.assertEqual((header.alg, header.url, header.nonce), (josepy.ES256, URL, b"abc"))
+        self.assertEqual((header.alg, header.url, header.nonce), (ES256, URL, b"abc"))
         self.assertEqual(header.kid, "https://ca.example/account/1")
         self.assertIsNone(header.jwk)
 
@@ -72,7 +73,7 @@ class SignerTests(SynchronousTestCase):
 
     def test_key_authorizations(self):
         challenge = challenges.HTTP01(token=b"sixteen bytes at" * 2)
-        expected = challenge.response(josepy.JWKEC(key=KEY)).key_authorization
+        expected = challenge.response(JWKEC(key=KEY)).key_authorization
         self.assertEqual(key_authorization(challenge.encode("token"), KEY), expected)
 
 
