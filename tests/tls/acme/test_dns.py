@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
@@ -245,8 +245,9 @@ class ResponderTests(SynchronousTestCase):
         self.names = Names()
         self.sut = Dns01Responder(self.provider, self.names, self.clock)  # type: ignore[arg-type]
         self.noted: list[str] = []
-        globalLogPublisher.addObserver(self._note)
-        self.addCleanup(globalLogPublisher.removeObserver, self._note)
+        observer = cast(ILogObserver, self._note)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def _note(self, event: Any) -> None:
         if event.get("log_level") and event["log_level"].name == "warn":
@@ -480,7 +481,7 @@ class PebbleTests(TestCase):
     async def test_an_alias_is_followed(self) -> None:
         # To within the same zone: pebble's resolver does not follow it to another one by itself.
         server = self.server("x.test", x_test="_acme-challenge CNAME x.test.proofs")
-        presented = []
+        presented: list[str] = []
         sut = dns01_responder(server.setting, reactor, server.resolver)
         self.patch(Rfc2136, "present", recording(Rfc2136.present, presented))
         client = await self.client(server)

@@ -221,7 +221,7 @@ def test_a_key_as_tsig_keygen_writes_it(tmp_path):
         key = read_key(key_file(tmp_path, text.stdout.decode()))
         assert (key.name, key.algorithm, len(key.secret)) == ("acme", "hmac-sha512", 64)
     key = parse_key(
-        "// made by hand\nkey acme. { # one\n secret " + SECRET + "; /* x\n */ algorithm HMAC-SHA1; };"
+        "// made by hand\nkey acme. { # one\n secret " + SECRET + "; /* x\n */ algorithm HMAC-SHA1.; };"
     )
     assert (key.name, key.algorithm) == ("acme.", "hmac-sha1")
     assert dns.tsig.Key(key.name, key.secret, key.algorithm).algorithm == dns.tsig.HMAC_SHA1
