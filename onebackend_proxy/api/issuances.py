@@ -79,8 +79,9 @@ def issuing_operations(issuing: Issuing | None) -> list[Operation]:
         ids = call.body(RenewBody).ids
         if not ids:
             raise BadRequest("ids: is empty")
-        ordering().order(list(dict.fromkeys(ids)))
-        return Answer(200, {})
+        names = list(dict.fromkeys(ids))
+        ordering().order(names)
+        return Answer(200, {"ids": names})
 
     return [
         Operation(b"POST", ("certs", "check"), check),

@@ -116,7 +116,7 @@ class IssuingTests(TestCase):
 
     def test_an_order(self):
         reply = self.post("/renew", {"ids": ["A.com", "b.com", "a.com"]})
-        self.assertEqual((reply.status, reply.json), (200, {}))
+        self.assertEqual((reply.status, reply.json), (200, {"ids": ["a.com", "b.com"]}))
         self.assertEqual(self.ordering.ordered, [["a.com", "b.com"]])
         reply = self.post("/renew", {"ids": ["nope.com"]})
         self.assertEqual((reply.status, reply.error), (404, "no Route is for nope.com"))
