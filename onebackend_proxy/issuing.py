@@ -16,6 +16,7 @@ from .records import Issuance
 from .tls.acme.accounts import Accounts
 from .tls.acme.budget import Budget
 from .tls.acme.check import Checker, Directory, Facts
+from .tls.acme.daemons import DaemonThreads
 from .tls.acme.dns import Dns01Responder, dns01_responder
 from .tls.acme.fetching import trust_roots
 from .tls.acme.orders import Orders
@@ -58,10 +59,11 @@ class EdgeIssuing:
         responders: list[Any] = [
             StoredResponder(kind, certificates.challenges, reactor.seconds) for kind in (HTTP_01, TLS_ALPN_01)
         ]
+        threads = DaemonThreads(reactor)
         self._dns: Dns01Responder | None = None
         if settings.acme_dns:
             try:
-                self._dns = dns01_responder(settings.acme_dns, reactor, settings.acme_resolver)
+                self._dns = dns01_responder(settings.acme_dns, threads, settings.acme_resolver)
             except ValueError as error:
                 raise SettingError(f"--acme-dns: {error}") from None
             responders.append(DnsResponder(self._dns))
@@ -79,7 +81,7 @@ class EdgeIssuing:
         )
         contexts.on_demand = self._service.demand
         self._checker = Checker(
-            reactor,
+            threads,
             Facts(
                 routed=self._service.schedule.is_routed,
                 certificate_for=contexts.certificate_for,

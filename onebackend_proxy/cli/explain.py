@@ -97,7 +97,7 @@ def _endpoint(endpoint: Mapping[str, Any], width: int) -> str:
 
 def _certificate(certificate: Any) -> str:
     if not isinstance(certificate, dict):
-        return "none: a handshake ends with the alert unrecognized_name"
+        return "none: a handshake ends with the alert unrecognized_name (why: oo certs check HOST)"
     days = certificate.get("daysLeft")
     return (
         f"{text_of(certificate, 'id')} by {text_of(certificate, 'issuer')}, "

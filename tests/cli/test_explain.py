@@ -88,7 +88,7 @@ def test_nothing_matches(admin: Oo, api: FakeApi) -> None:
     assert shown(admin, api, told) == [
         "match          no redirect, route or service matches",
         "answer         none: the TLS handshake is refused",
-        "certificate    none: a handshake ends with the alert unrecognized_name",
+        "certificate    none: a handshake ends with the alert unrecognized_name (why: oo certs check HOST)",
         "port 80        499",
     ]
     assert shown(admin, api, {**told, "url": "http://x.com/"})[1] == (

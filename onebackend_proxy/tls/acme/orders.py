@@ -244,7 +244,11 @@ async def _responding(
     challenge: Any = challenges.Challenge.from_json({"type": responder.challenge_type, "token": token})
     response = challenge.response(JWKEC(key=client.key))
     try:
-        await responder.start_responding(name, challenge, response)
+        try:
+            await responder.start_responding(name, challenge, response)
+        except AcmeError as error:
+            # Another kind of challenge may work.
+            raise NotProved(f"{responder.challenge_type}: {error}", retry_after=error.retry_after) from error
         yield
     finally:
         await responder.stop_responding(name, challenge, response)
@@ -276,4 +280,6 @@ def _all_failed(failed: Sequence[tuple[str, AcmeError]]) -> NoCertificate:
     words = str(failed[0][1])
     if len(failed) > 1:
         words = "; ".join(f"{url}: {error}" for url, error in failed)
-    return NoCertificate(printable(words, MAX_WORDS), failed[-1][0], retry_after=_first([error for _url, error in failed]))
+    return NoCertificate(
+        printable(words, MAX_WORDS), failed[-1][0], retry_after=_first([error for _url, error in failed])
+    )
