@@ -8,6 +8,7 @@
 ``client``      one directory under one account key: ``signing``, ``fetching``, ``objects``, ``problems``
 ``accounts``    account keys and accounts, kept in the store
 ``dns``         the interface of DNS providers; ``rfc2136`` is one, ``nameservers`` waits for them
+``daemons``     threads for name servers that hang
 ``check``       what would stop an order: ``resolving``, ``caa``, ``probes``, told by ``findings``
 ``domains``     the registered domain of a name
 """
