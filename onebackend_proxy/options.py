@@ -332,12 +332,16 @@ def settings_from(options: Mapping[str, Any], environment: Mapping[str, str]) ->
     limits = Limits(**{limit.field: values.pop(limit.field) for limit in LIMITS if limit.field in values})
     values["admin_password"] = environment.get("OB_ADMIN_PASSWORD", "")
     values["edge"] = _edge_is_wanted(values)
+    _check_binding(values, names)
+    return Settings(**values, limits=limits)
+
+
+def _check_binding(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
     for one, other in ("acme_eab_kid", "acme_eab_hmac_key"), ("acme_eab_hmac_key", "acme_eab_kid"):
         if one in values and other not in values:
             raise SettingError(
                 f"{names[one]}: is nothing without --{other.replace('_', '-')}, which is not given"
             )
-    return Settings(**values, limits=limits)
 
 
 def _edge_is_wanted(values: Mapping[str, Any]) -> bool:
