@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import attrs
@@ -30,10 +31,10 @@ from .stored import pem_objects
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 REHEARSALS = {LETS_ENCRYPT: "https://acme-staging-v02.api.letsencrypt.org/directory"}
 """Where a name that has failed is proved first, so as not to spend what failures the real one allows."""
-FIRST_LOOK = 0.1
-"""Seconds until we first look whether an authority is done; then it says itself when to look again."""
+FIRST_LOOKS = (0.1, 0.4)
+"""Seconds before we first look whether an authority is done, and look again: a visitor may be waiting."""
 LOOKS = (0.5, 1.0, 2.0, 3.0)
-"""Seconds between looks where it does not say; the last again and again."""
+"""Seconds between later looks, where it does not say itself when to look; the last again and again."""
 ORDER_SECONDS = 180.0
 """In which an order must be complete: DNS may need two minutes of it."""
 
@@ -221,19 +222,20 @@ class Orders:
     async def _done(self, look: Callable[[], Awaitable[Any]], *wanted: str) -> Any:
         """Look until its status is one of those; raises what the authority says of why it is not."""
         late = self._reactor.seconds() + ORDER_SECONDS
-        wait = FIRST_LOOK
-        looks = 0
-        while True:
+        told: float | None = None
+        for number, wait in enumerate(chain(FIRST_LOOKS, LOOKS, repeat(LOOKS[-1]))):
+            if told is not None and number >= len(FIRST_LOOKS):
+                wait = max(told, LOOKS[0])
+            if self._reactor.seconds() + wait > late:
+                raise Unreachable(f"the authority was not done after {ORDER_SECONDS:.0f} s")
             await deferLater(self._reactor, wait)
             found: Order | Authorization = await look()
             if found.status in wanted:
                 return found
             if found.status not in ("pending", "processing", "ready"):
                 raise _why_not(found)
-            wait = found.retry_after or LOOKS[min(looks, len(LOOKS) - 1)]
-            looks += 1
-            if self._reactor.seconds() + wait > late:
-                raise Unreachable(f"the authority was not done after {ORDER_SECONDS:.0f} s")
+            told = found.retry_after
+        raise AssertionError("not reached")
 
 
 @asynccontextmanager
