@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from txacme.interfaces import IResponder
 
+from ...acme_settings import LETS_ENCRYPT
 from ...records import Certificate, Issuance
 from ..pem import key_pem
 from .accounts import Accounts
@@ -28,7 +29,6 @@ from .problems import MAX_WORDS, AcmeError, Problem, Unreachable, printable
 from .responders import DNS_01
 from .stored import pem_objects
 
-LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 REHEARSALS = {LETS_ENCRYPT: "https://acme-staging-v02.api.letsencrypt.org/directory"}
 """Where a name that has failed is proved first, so as not to spend what failures the real one allows."""
 FIRST_LOOKS = (0.1, 0.4)

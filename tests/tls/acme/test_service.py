@@ -245,7 +245,7 @@ class HowManyTests(IssuingTestCase):
         self.world.route("a.com")
         self.authority.open[0].grant(lifetime=3600)
         for _ in range(3):
-            self.world.leap(seconds=2500)
+            self.world.leap(seconds=2600)
             self.assertEqual(len(self.authority.open), 1)
             self.authority.open[0].grant(lifetime=3600)
 
@@ -406,7 +406,7 @@ class FailureTests(IssuingTestCase):
         self.world.route("b.com")
         self.authority.open[0].grant(lifetime=3600)
         self.world.store.failure = StoreUnavailable("the store is busy: try again")
-        self.world.leap(seconds=2500)
+        self.world.leap(seconds=2600)
         self.assertEqual(len(self.authority.asked), 1)
         self.world.store.failure = None
         self.world.turn(40)
