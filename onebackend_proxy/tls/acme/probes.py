@@ -99,15 +99,15 @@ def _failed(address: str, error: Exception) -> Probe:
     """Why there was no answer at all."""
     hidden = not is_own(address)
     if isinstance(error, ConnectionRefusedError):
-        return Probe(address, False, "the connection is refused", hidden)
+        return Probe(address, False, "refuses the connection", hidden)
     if isinstance(error, (TimeoutError, TooLate)):
-        return Probe(address, None if hidden else False, f"no answer in {PROBE_SECONDS:.0f} s", hidden)
+        return Probe(address, None if hidden else False, f"does not answer in {PROBE_SECONDS:.0f} s", hidden)
     number = getattr(error, "osError", None)
     if isinstance(error, NoRouteError) or number in _UNREACHABLE:
-        return Probe(address, None, "this machine has no way to it")
+        return Probe(address, None, "cannot be reached: this machine has no way to it")
     if isinstance(error, ConnectError):
-        why = os.strerror(number) if isinstance(number, int) else "the connection failed"
-        return Probe(address, None, why, hidden)
+        why = os.strerror(number) if isinstance(number, int) else "the connection fails"
+        return Probe(address, None, f"cannot be reached: {why}", hidden)
     if isinstance(error, _Abandoned):
         return Probe(address, False, "closes the connection without an answer", hidden)
     raise error

@@ -204,7 +204,7 @@ class CheckTests(Checking):
         assert ok is False
         assert said.startswith("::1 answers 404, but is not this proxy (Server: TwistedWeb/")
         assert "authorities prefer IPv6: correct or delete the AAAA record" in said
-        assert found["port 443"][1].startswith("::1 the connection is refused")
+        assert found["port 443"][1].startswith("::1 refuses the connection")
 
     async def test_both_addresses_lead_here(self):
         await self.listen(ProxySite(self.plain, reactor, fast=self.plain), port=self.http_port, at="::1")
@@ -217,14 +217,14 @@ class CheckTests(Checking):
         self.names.set_a("x.test", ELSEWHERE)
         found = await self.check()
         for subject in ("port 80", "port 443"):
-            assert found[subject] == (False, f"{ELSEWHERE} the connection is refused")
+            assert found[subject] == (False, f"{ELSEWHERE} refuses the connection")
 
     async def test_one_port_is_enough(self):
         self.https_port = 1
         found = await self.check()
         assert found["port 80"][0]
         assert found["port 443"][0] is None
-        assert found["port 443"][1].endswith("is refused; port 80 works, and one is enough")
+        assert found["port 443"][1].endswith("refuses the connection; port 80 works, and one is enough")
         self.http_port = 1
         found = await self.check()
         assert found["port 80"][0] is found["port 443"][0] is False

@@ -124,9 +124,9 @@ def test_caa_by_the_ways_that_there_are():
 
 
 GOOD = Probe("192.0.2.1", True, "reaches this proxy")
-REFUSED = Probe("192.0.2.2", False, "the connection is refused", hidden=True)
+REFUSED = Probe("192.0.2.2", False, "refuses the connection", hidden=True)
 BAD_V6 = Probe("2001:db8::1", False, "answers 404, but is not this proxy")
-SILENT = Probe("192.0.2.3", None, "no answer in 5 s", hidden=True)
+SILENT = Probe("192.0.2.3", None, "does not answer in 5 s", hidden=True)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ SILENT = Probe("192.0.2.3", None, "no answer in 5 s", hidden=True)
     [
         ([GOOD], [GOOD], False, (True, True), "192.0.2.1 reaches this proxy"),
         ([GOOD, GOOD], [GOOD], False, (True, True), "192.0.2.1, 192.0.2.1 reach this proxy"),
-        ([REFUSED], [GOOD], False, (None, True), "192.0.2.2 the connection is refused; asked from this"),
-        ([REFUSED], [BAD_V6], False, (False, False), "192.0.2.2 the connection is refused; asked from this"),
-        ([REFUSED], [REFUSED], True, (None, None), "192.0.2.2 the connection"),
+        ([REFUSED], [GOOD], False, (None, True), "192.0.2.2 refuses the connection; asked from this"),
+        ([REFUSED], [BAD_V6], False, (False, False), "192.0.2.2 refuses the connection; asked from this"),
+        ([REFUSED], [REFUSED], True, (None, None), "192.0.2.2 refuses"),
         (
             [GOOD, BAD_V6],
             [REFUSED],
@@ -144,8 +144,20 @@ SILENT = Probe("192.0.2.3", None, "no answer in 5 s", hidden=True)
             (False, False),
             "2001:db8::1 answers 404, but is not this proxy; authorities prefer IPv6: correct",
         ),
-        ([SILENT], [SILENT], False, (None, None), "192.0.2.3 no answer in 5 s; asked from this machine"),
-        ([SILENT, BAD_V6], [REFUSED] * 9, False, (False, False), "192.0.2.3 no answer in 5 s; 2001:db8::1"),
+        (
+            [SILENT],
+            [SILENT],
+            False,
+            (None, None),
+            "192.0.2.3 does not answer in 5 s; asked from this machine",
+        ),
+        (
+            [SILENT, BAD_V6],
+            [REFUSED] * 9,
+            False,
+            (False, False),
+            "192.0.2.3 does not answer in 5 s; 2001:db8::1",
+        ),
     ],
 )
 def test_ports(http, https, by_dns, oks, words):

@@ -197,7 +197,7 @@ class FetchTests(Probing):
     async def test_slow_and_silent_ones(self):
         for answer in (None, b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\nt"):
             probe = await self.fetched(Server(answer, closes=False))
-            assert probe == Probe(HERE, False, "no answer in 0 s")
+            assert probe == Probe(HERE, False, "does not answer in 0 s")
 
     async def test_one_that_hangs_up(self):
         for answer in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\nt"):
@@ -209,10 +209,10 @@ class FetchTests(Probing):
             unused.bind((HERE, 0))
             port = unused.getsockname()[1]
             assert await fetch(reactor, HERE, port, "x.com", PATH, PROOF) == Probe(
-                HERE, False, "the connection is refused"
+                HERE, False, "refuses the connection"
             )
             probe = await greet(reactor, HERE, port, "x.com", PROOF)
-            assert probe == Probe(HERE, False, "the connection is refused")
+            assert probe == Probe(HERE, False, "refuses the connection")
 
     async def test_addresses_that_lead_nowhere(self):
         """Blackholes and networks that are not there: what that looks like is the machine's own affair."""
@@ -309,8 +309,8 @@ class GreetingTests(Probing):
             (Server(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "refuses the handshake (wrong version number)"),
             (Server(b""), "closes the connection without an answer"),
             (Server(b"\x15\x03\x03\x00\x02\x02\x70"), "refuses the handshake (tlsv1 unrecognized name)"),
-            (Server(None), "no answer in 0 s"),
-            (Server(b"\x16\x03\x03\x40\x00" + b"x", closes=False), "no answer in 0 s"),
+            (Server(None), "does not answer in 0 s"),
+            (Server(b"\x16\x03\x03\x40\x00" + b"x", closes=False), "does not answer in 0 s"),
             (Server(b"\x16\x03\x03\xff\xff", closes=False, endless=b"x" * 1000), "refuses the handshake"),
         ):
             port = await self.listen(server)
