@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from ...interfaces import IStore
 from .client import TIMEOUT, AcmeClient, Eab
-from .problems import AcmeError, Problem
+from .problems import AcmeError
 from .signing import key_from_pem, key_to_pem, new_key
 
 
@@ -96,7 +96,7 @@ class Accounts:
         self._log = Logger()
 
     def __repr__(self) -> str:
-        return f"<Accounts: {len(self._ready)} ready>"
+        return f"<Accounts: {len(self._ready)} ready, {len(self._opening)} under way>"
 
     def client(self, url: str) -> Deferred[AcmeClient]:
         """The client of the directory at `url`, with an account; fails with `problems.AcmeError`.
@@ -128,13 +128,13 @@ class Accounts:
             # Another process may have been faster.
             pem = await self._store.create_secret(key_name, key_to_pem(new_key()))
         client = AcmeClient(self._reactor, url, key_from_pem(pem), trust=self._trust, timeout=self._timeout)
+        client.on_forgotten = lambda: self._register(client)
         try:
             kept = await self._store.secret(account_name)
             await self._make_ready(client, None if kept is None else _Kept.from_bytes(kept))
         except BaseException:
             client.close()
             raise
-        client.on_forgotten = lambda: self._register(client)
         return client
 
     async def _make_ready(self, client: AcmeClient, kept: _Kept | None) -> None:
@@ -146,19 +146,11 @@ class Accounts:
             return
         try:
             await client.update_contact(self._contact)
-        except Problem as problem:
-            if problem.type == "accountDoesNotExist":
-                await self._register(client)
-                return
-            self._not_updated(problem)
         except AcmeError as error:
-            self._not_updated(error)
+            # No reason to order nothing; the next process tries again.
+            self._log.warn("an ACME account keeps the contact that it had: {error}", error=error)
         else:
             await self._keep(client)
-
-    def _not_updated(self, error: AcmeError) -> None:
-        # No reason to order nothing; the next process tries again.
-        self._log.warn("an ACME account keeps the contact that it had: {error}", error=error)
 
     async def _register(self, client: AcmeClient) -> None:
         demanded = (await client.directory()).eab_required

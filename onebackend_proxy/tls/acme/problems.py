@@ -87,7 +87,7 @@ def read_problem(
 ) -> Problem:
     """The problem in a parsed document, whatever is in it; `status_code` is used where it names none."""
     told = document.get("status")
-    if isinstance(told, int) and not isinstance(told, bool) and 100 <= told <= 599:
+    if isinstance(told, int) and 100 <= told <= 599:
         status_code = told
     parts = document.get("subproblems")
     subproblems = [_subproblem(part) for part in parts[:_MAX_SUBPROBLEMS]] if isinstance(parts, list) else []

@@ -6,11 +6,11 @@ import itertools
 import pathlib
 import time
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from onebackend_proxy.tls.acme.client import AcmeClient, trust_roots
+from onebackend_proxy.tls.acme.client import AcmeClient, Eab, trust_roots
 from onebackend_proxy.tls.acme.fetching import MAX_BODY, host_of, joined
 from onebackend_proxy.tls.acme.problems import Problem, Unreachable
 from onebackend_proxy.tls.acme.signing import new_key
@@ -345,6 +345,43 @@ class OddTests(ScriptedCase):
     async def test_a_problem_that_does_not_say_that_it_is_one(self):
         client = self.start(self.acme(new_order=reply({"type": URN + "unauthorized"}, 403)))
         self.assertEqual((await self.refused(client.order(("x.com",)), Problem)).type, "unauthorized")
+
+    def bound(self, known):
+        """A client of a directory that demands a binding."""
+
+        def new_account(request):
+            if "onlyReturnExisting" in request.payload and not known:
+                return reply({"type": URN + "accountDoesNotExist"}, 400, "application/problem+json")
+            return reply({"status": "valid"}, 201, location="/a/1")
+
+        urls = {"newNonce": "/nonce", "newAccount": "/new-account", "newOrder": "/o"}
+        directory = reply({**urls, "meta": {"externalAccountRequired": True}})
+        answer = self.acme(new_account=new_account)
+        return self.start(lambda request: directory if request.path == "/dir" else answer(request))
+
+    async def test_a_bound_account_is_looked_for_first(self):
+        for known in (True, False):
+            client = self.bound(known)
+            self.assertEqual(await client.register((), Eab("kid", "c2VjcmV0")), f"{self.server.url}/a/1")
+            posted = [request.payload for request in self.server.requests if request.method == "POST"]
+            self.assertEqual(posted[0], {"onlyReturnExisting": True})
+            self.assertEqual(
+                ["externalAccountBinding" in each for each in posted[1:]], [] if known else [True]
+            )
+
+    async def test_the_newest_nonce_goes_first(self):
+        numbers = itertools.count(1)
+
+        def answer(_request):
+            return reply(ORDER, 201, location="/o/1", replay_nonce=f"from-order-{next(numbers)}")
+
+        client = self.start(self.acme(new_order=answer))
+        await gatherResults([Deferred.fromCoroutine(client.order(("x.com",))) for _ in range(3)])
+        given = set(client._nonces)
+        newest = client._nonces[-1]
+        self.assertEqual(given, {"from-order-1", "from-order-2", "from-order-3"})
+        await client.order(("x.com",))
+        self.assertEqual(self.server.requests[-1].protected["nonce"], newest)
 
     async def test_the_directory_is_asked_for_once(self):
         client = self.start(self.acme())
