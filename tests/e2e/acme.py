@@ -35,6 +35,16 @@ class AcmeEdge(Edge):
         super().__init__(work, *options, **settings)
         self.roots.write_text("")
 
+    def start(self) -> AcmeEdge:
+        """Start it and wait until it answers."""
+        super().start()
+        return self
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where an authority looks for proofs, as `start_pebble` wants it."""
+        return {"http_port": self.http_port, "tls_port": self.https_port}
+
     def order_from(self, *directories: str, ca_file: pathlib.Path | None = None) -> None:
         """Once started it orders at these."""
         self.options += ("--acme-directory", ",".join(directories))
@@ -119,7 +129,7 @@ def ordering(
     edge = AcmeEdge(work, *options, **settings)
     folder = work / "pebble"
     folder.mkdir()
-    wanted = {"http_port": edge.http_port, "tls_port": edge.https_port, **(pebble or {})}
+    wanted = {**edge.ports, **(pebble or {})}
     with contextlib.ExitStack() as stack:
         authority = stack.enter_context(start_pebble(folder, **wanted))
         backend = stack.enter_context(RawBackend())
@@ -135,6 +145,21 @@ def ordering(
             error.add_note(f"--- the proxy's log ends with:\n{edge.log()[-6000:]}")
             error.add_note(f"--- pebble's log ends with:\n{authority.log()[-3000:]}")
             raise
+
+
+@contextlib.contextmanager
+def joining(other: AcmeEdge, pebble: Pebble) -> Iterator[AcmeEdge]:
+    """A second edge on the folder of the first, which orders from the same pebble and must stop well, too."""
+    other.order_from(pebble.directory, ca_file=pebble.ca_file)
+    other.trust(pebble)
+    try:
+        yield other.start()
+        other.stop()
+    except Exception as error:
+        error.add_note(f"--- the other proxy's log ends with:\n{other.log()[-6000:]}")
+        raise
+    finally:
+        other.kill()
 
 
 def orders(pebble: Pebble) -> int:

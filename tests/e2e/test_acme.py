@@ -8,8 +8,19 @@ import time
 
 import pytest
 
+from ..nameserver import start_nameserver
 from ..pebble import DAY
-from .acme import SOON, AcmeEdge, all_at_once, asked_for, closed_port, ordering, orders, seconds_since
+from .acme import (
+    SOON,
+    AcmeEdge,
+    all_at_once,
+    asked_for,
+    closed_port,
+    joining,
+    ordering,
+    orders,
+    seconds_since,
+)
 from .edge import shown_serial
 from .waiting import wait_until
 
@@ -111,26 +122,32 @@ def test_a_profile_where_the_directory_has_it(tmp_path):
 
 
 def test_two_processes_on_one_folder_order_each_name_once(tmp_path):
-    """The one that is asked for the proof need not be the one that ordered."""
-    other = AcmeEdge(tmp_path)
-    ports = {"http_port": other.http_port, "tls_port": other.https_port}
-    with ordering(tmp_path, pebble=ports) as (edge, pebble, backend):
-        other.order_from(pebble.directory, ca_file=pebble.ca_file)
-        other.trust(pebble)
-        try:
-            other.start()
-            hosts = [f"x.site-{number}.test" for number in range(10)]
-            routes = [{"id": host, "target": backend.url} for host in hosts]
-            edge.api.ok("PUT", "/proxy-svc/routes", {"routes": routes})
-            wait_until(lambda: certified(edge) == {*hosts}, "all ten have a certificate", 2 * SOON)
-            edge.wait_until_served(*hosts)
-            other.wait_until_served(*hosts)
-            assert [edge.serial(host) for host in hosts] == [other.serial(host) for host in hosts]
-            # Longer than the pause between two looks at what is due.
-            time.sleep(6)
-            assert orders(pebble) == 10
-            assert asked_for(pebble) == {*hosts}
-            assert "ordering a certificate" in edge.log()
-            other.stop()
-        finally:
-            other.kill()
+    """The one that is asked for the proof need not be the one that ordered, nor know of the Route."""
+    second = AcmeEdge(tmp_path)
+    with ordering(tmp_path, pebble=second.ports) as (edge, pebble, backend), joining(second, pebble) as other:
+        hosts = [f"x.site-{number}.test" for number in range(10)]
+        routes = [{"id": host, "target": backend.url} for host in hosts]
+        edge.api.ok("PUT", "/proxy-svc/routes", {"routes": routes})
+        wait_until(lambda: certified(edge) == {*hosts}, "all ten have a certificate", 2 * SOON)
+        edge.wait_until_served(*hosts)
+        other.wait_until_served(*hosts)
+        assert [edge.serial(host) for host in hosts] == [other.serial(host) for host in hosts]
+        # Longer than the pause between two looks at what is due.
+        time.sleep(6)
+        assert orders(pebble) == 10
+        assert asked_for(pebble) == {*hosts}
+        assert "ordering a certificate" in edge.log()
+
+
+def test_a_wildcard_is_proved_by_dns(tmp_path):
+    """One certificate for all hosts of a Route with a wildcard, and nothing is left in the zone."""
+    with start_nameserver(tmp_path / "zone", "wild.test") as names:
+        dns = ("--acme-dns", names.setting, "--acme-resolver", "{}:{}".format(*names.resolver))
+        with ordering(tmp_path, *dns, pebble={"dns": names.address}) as (edge, pebble, backend):
+            edge.route("*.wild.test", backend.url)
+            wait_until(lambda: certified(edge), f"there is a certificate\n{edge.log()}", SOON)
+            assert edge.serves("a.wild.test") and edge.serves("b.wild.test")
+            assert edge.serial("a.wild.test") == edge.serial("b.wild.test")
+            assert certified(edge) == {"*.wild.test"}
+            assert orders(pebble) == 1
+            assert names.texts("_acme-challenge.wild.test") == set()

@@ -15,10 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from . import programs
-from .acme import SOON, AcmeEdge, Gate, all_at_once, hung_directory, ordering, orders, retry_at
+from .acme import SOON, AcmeEdge, Gate, all_at_once, hung_directory, joining, ordering, orders, retry_at
 from .disks import small_disk
 from .edge import shown_serial, trusting
-from .load import KeepAlive, Load, OneEach, secure, under_way
+from .load import Http2, KeepAlive, Load, OneEach, secure, under_way
 from .waiting import wait_until
 
 LEASE = 20.0
@@ -36,15 +36,21 @@ def renewed_under_load(work: pathlib.Path) -> None:
         edge.route("x.test", backend.url)
         edge.wait_until_served("x.test")
         connect = secure(edge.https_port, "x.test", trusting(edge.roots))
+        second = secure(edge.https_port, "x.test", trusting(edge.roots, ["h2"]))
         serials = [edge.serial("x.test")]
-        with under_way(Load(kept=KeepAlive(connect, GET), new=OneEach(connect, GET))) as load:
+        clients: dict[str, OneEach | Http2] = {
+            "kept": KeepAlive(connect, GET),
+            "new": OneEach(connect, GET),
+            "http2": Http2(second, "x.test", "/"),
+        }
+        with under_way(Load(**clients)) as load:
             for _ in range(2):
                 serials.append(edge.wait_for_another("x.test", serials[-1], 55))
         assert not load.failures
         assert all(tally.answered > 100 for tally in load.tallies.values()), load.tallies
         # A connection is closed after a thousand requests, and for no other reason.
-        kept = load.tallies["kept"]
-        assert kept.connections <= kept.answered // 1000 + 1
+        for kept in (load.tallies["kept"], load.tallies["http2"]):
+            assert kept.connections <= kept.answered // 1000 + 1
         assert orders(pebble) == 3
 
 
@@ -168,6 +174,28 @@ def killed_in_the_middle(work: pathlib.Path) -> None:
         assert orders(pebble) == 2
 
 
+def killed_beside_another(work: pathlib.Path) -> None:
+    """As before, with another process on the same folder: it takes the order over."""
+    survivor = AcmeEdge(work)
+    with contextlib.ExitStack() as stack:
+        pebble_of = ordering(work, pebble=survivor.ports, start=False)
+        edge, pebble, backend = stack.enter_context(pebble_of)
+        other = stack.enter_context(joining(survivor, pebble))
+        edge.start()
+        gate = stack.enter_context(Gate(other.http_port))
+        pebble.names.set_a("x.test", gate.ADDRESS)
+        edge.route("x.test", backend.url)
+        assert gate.asked.wait(SOON)
+        assert "ordering a certificate" in edge.log() and "ordering a certificate" not in other.log()
+        edge.kill()
+        pebble.names.set_a("x.test")
+        other.wait_until_served("x.test", seconds=LEASE + LOOK + SOON)
+        assert orders(pebble) == 2
+        # In the end both must stop well.
+        edge.start()
+        assert edge.serial("x.test") == other.serial("x.test")
+
+
 def disk_full(work: pathlib.Path) -> None:
     """The old certificate is shown until there is room for the new one, which is not ordered again."""
     folder = work / "disk"
@@ -221,6 +249,7 @@ SCENARIOS: Mapping[str, Callable[[pathlib.Path], None]] = {
         stopped_while_it_hangs,
         clock_moves_on,
         killed_in_the_middle,
+        killed_beside_another,
         disk_full,
         renewed_when_the_authority_says,
     )
