@@ -132,7 +132,8 @@ class EdgeIssuing:
         return Deferred.fromCoroutine(self._budget.spent_until(name, now))
 
     def _directories_say(self) -> Deferred[Any]:
-        return gatherResults([self._directory_says(url) for url in self._directories])
+        asked = [self._directory_says(url) for url in self._directories]
+        return gatherResults(asked, consumeErrors=True)
 
     def _directory_says(self, url: str) -> Deferred[Directory]:
         async def ask() -> Directory:

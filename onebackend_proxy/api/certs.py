@@ -118,8 +118,16 @@ def _leaf_json(leaf: x509.Certificate) -> Json:
     return told if signature is None else {**told, "signatureAlgorithm": signature}
 
 
-def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThread) -> Collection[Certificate]:
-    """The certificates in `store`; those that are saved are checked in a thread."""
+def certificates(
+    store: IStore,
+    seconds: Callable[[], float],
+    in_thread: InThread,
+    routed: Callable[[str], bool] = lambda name: True,
+) -> Collection[Certificate]:
+    """The certificates in `store`; those that are saved are checked in a thread.
+
+    `routed` is whether a Route is for a host: what fails of others is nobody's business any more.
+    """
 
     async def records_in(call: Call) -> list[Certificate]:
         entries = call.body(SaveCertificatesBody).certs
@@ -137,7 +145,7 @@ def certificates(store: IStore, seconds: Callable[[], float], in_thread: InThrea
 
     async def listed(call: Call, shown: Sequence[Certificate]) -> tuple[Sequence[Certificate], Json]:
         asked = call.body(ListCertificatesBody, optional=True)
-        troubled = await failing(store, asked.ids)
+        troubled = await failing(store, routed, asked.ids)
         if asked.failing:
             names = {issuance.name for issuance in troubled}
             shown = [certificate for certificate in shown if certificate.id in names]

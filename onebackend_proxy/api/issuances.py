@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -48,11 +48,11 @@ def failing_json(issuance: Issuance) -> Json:
     }
 
 
-async def failing(store: IStore, wanted: Iterable[str] = ()) -> list[Issuance]:
-    """The names whose last order failed, sorted; only those that are wanted, if any are."""
+async def failing(store: IStore, routed: Callable[[str], bool], wanted: Iterable[str] = ()) -> list[Issuance]:
+    """The routed names that an order failed for or has to wait for, sorted; only those wanted, if any are."""
     only = frozenset(wanted)
-    known = await store.issuances()
-    return [each for each in known if each.failures and (not only or each.name in only)]
+    known = [each for each in await store.issuances() if each.problem and routed(each.name)]
+    return [each for each in known if not only or each.name in only]
 
 
 def finding_json(finding: Finding) -> Json:

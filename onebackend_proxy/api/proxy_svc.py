@@ -94,10 +94,14 @@ def proxy_operations(
 
     `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered.
     """
+
+    def routed(name: str) -> bool:
+        return edge is None or edge.published().routes.has_host(name)
+
     return [
         *collection_operations(_routes(store, in_thread), in_thread),
         *collection_operations(_redirects(store, in_thread), in_thread),
-        *collection_operations(certificates(store, seconds, in_thread), in_thread),
+        *collection_operations(certificates(store, seconds, in_thread, routed), in_thread),
         *issuing_operations(issuing),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),

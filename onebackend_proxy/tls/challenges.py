@@ -26,7 +26,8 @@ SUMMARY_SECONDS = 60.0
 """A store that cannot be read is told of once in so many: anybody can ask any number of times."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 """RFC 8555, 8.3: base64url. Those of today have 43 letters."""
-_ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+"""The extension that holds the proof (RFC 8737, 6.1)."""
 _BEGINS, _LIFE = datetime.timedelta(hours=1), datetime.timedelta(days=1)
 
 
@@ -156,7 +157,7 @@ def challenge_certificate(name: str, answer: str, now: datetime.datetime) -> Cer
         .not_valid_before(now - _BEGINS)
         .not_valid_after(now + _LIFE)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.UnrecognizedExtension(_ACME_IDENTIFIER, digest), critical=True)
+        .add_extension(x509.UnrecognizedExtension(ACME_IDENTIFIER, digest), critical=True)
     )
     made = builder.sign(key, hashes.SHA256())
     return Certificate(

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import TestCase
 
+from onebackend_proxy.api import EdgeView
 from onebackend_proxy.api.collection import LARGE
 from onebackend_proxy.api.issuances import failing_json
 from onebackend_proxy.errors import NotFound, Unavailable
-from onebackend_proxy.interfaces import Finding
-from onebackend_proxy.records import Issuance
+from onebackend_proxy.interfaces import Finding, Published
+from onebackend_proxy.records import Issuance, Route
+from onebackend_proxy.testing import MemoryStore
 
 from ..properties import PROPERTY
 from ..tls.making import DAY, made, record
@@ -160,16 +162,31 @@ class IssuingTests(TestCase):
     def test_what_fails_is_listed(self):
         self.keep("a.com", "b.com")
         self.assertNotIn("failing", self.post("").json)
-        self.know(FAILING, Issuance("b.com", challenge="http-01"), Issuance("new.com", failures=1))
+        waiting = Issuance("new.com", problem="too many at once")
+        self.know(FAILING, Issuance("b.com", challenge="http-01"), waiting)
         listed = self.post("").json
         self.assertEqual([cert["id"] for cert in listed["certs"]], ["a.com", "b.com"])
-        self.assertEqual(listed["failing"], [SHOWN, {"name": "new.com", "failures": 1}])
+        wanted = {"name": "new.com", "failures": 0, "problem": "too many at once"}
+        self.assertEqual(listed["failing"], [SHOWN, wanted])
         listed = self.post("", {"failing": True}).json
         self.assertEqual([cert["id"] for cert in listed["certs"]], ["a.com"])
         self.assertEqual([each["name"] for each in listed["failing"]], ["a.com", "new.com"])
         listed = self.post("", {"ids": ["new.com"]}).json
         self.assertEqual([each["name"] for each in listed["failing"]], ["new.com"])
         self.assertNotIn("failing", self.post("", {"ids": ["b.com"]}).json)
+
+    def test_what_fails_of_names_that_no_route_is_for_any_more_is_not_told(self):
+        store = MemoryStore()
+        seen: list[Published] = []
+        store.follow(seen.append)
+        view = EdgeView(lambda: seen[-1], lambda host: None, None, lambda request: None)
+        self.api = Api(store, issuing=self.ordering, edge=view)
+        self.successResultOf(self.api.start())
+        self.admin = self.do(self.api.login())
+        self.know(FAILING)
+        self.assertEqual(self.post("", {"failing": True}).json["failing"], [])
+        store.save_routes([Route(FAILING.name, "http://127.0.0.1:1")])
+        self.assertEqual(self.post("", {"failing": True}).json["failing"], [SHOWN])
 
     def test_what_fails_is_beside_many_certificates(self):
         [one] = [made("a.com", begins=NOW - DAY, ends=NOW + DAY)]

@@ -153,9 +153,13 @@ class Accounts:
             await self._keep(client)
 
     async def _register(self, client: AcmeClient) -> None:
-        demanded = (await client.directory()).eab_required
-        client.account = await client.register(self._contact, self._eab if demanded else None)
-        self._log.info("the ACME account is {account}", account=client.account)
+        directory = await client.directory()
+        client.account = await client.register(self._contact, self._eab if directory.eab_required else None)
+        self._log.info(
+            "the ACME account is {account}, with the terms of service at {terms} agreed to",
+            account=client.account,
+            terms=directory.terms or "no address",
+        )
         await self._keep(client)
 
     async def _keep(self, client: AcmeClient) -> None:

@@ -1,6 +1,8 @@
 """One https exchange: bounded in bytes and in time, to a server whose certificate is verified.
 
-Whatever goes wrong is `problems.Unreachable`. Redirects are not followed: no directory needs them.
+Whatever goes wrong is `problems.Unreachable`. Redirects are not followed: no directory needs them. It is done
+with Twisted's Agent and not with treq, which spells URLs anew, while those of ACME are signed as they are, and
+decompresses without a bound.
 """
 
 from __future__ import annotations
@@ -224,12 +226,22 @@ class _Endpoints:
         return _CountedEndpoint(wrapClientTLS(self._options[host], plain))
 
 
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc]
+    noisy = False
+
+
+class _Pool(HTTPConnectionPool):
+    """Kept connections, of which the log has not two lines each."""
+
+    _factory = _QuietFactory
+
+
 class Fetching:
     """Connections to the servers of one directory."""
 
     def __init__(self, reactor: Any, trust: Any = None) -> None:
         self._reactor = reactor
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = _Pool(reactor)
         self._pool.cachedConnectionTimeout = IDLE_SECONDS
         self._pool.maxPersistentPerHost = _CONNECTIONS
         endpoints = _Endpoints(reactor, trust or platformTrust())

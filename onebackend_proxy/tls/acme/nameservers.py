@@ -29,6 +29,7 @@ from twisted.logger import Logger
 
 from ...addresses import bracketed
 from .problems import AcmeError
+from .resolving import LookupFailed, make_resolver
 
 T = TypeVar("T")
 PORT = 53
@@ -180,11 +181,9 @@ class Lookups:
 
     def __init__(self, server: Server | None) -> None:
         try:
-            self._resolver = dns.resolver.Resolver(configure=server is None)
-        except dns.resolver.NoResolverConfiguration:
-            raise AcmeError("this system names no resolver: set one (--acme-resolver)") from None
-        if server is not None:
-            self._resolver.nameservers, self._resolver.port = [server.address], server.port
+            self._resolver = make_resolver(None if server is None else (server.address, server.port))
+        except LookupFailed as error:
+            raise AcmeError(str(error)) from None
         self._late = time.monotonic() + LOOKUP_SECONDS
 
     def _left(self) -> float:

@@ -36,14 +36,14 @@ from ...errors import UpstreamFailed
 from ...http1 import ResponseReader
 from ...limits import Limits
 from ...messages import Headers, ResponseHead
+from ..challenges import ACME_IDENTIFIER
+from ..client_hello import ACME_TLS_1
 from .caa import shortly
 
 PROBE_SECONDS = 5.0
 """For one look at one address."""
 MAX_BODY = 1024
 """Bytes of an answer's body that are read; a proof is shorter."""
-ACME_TLS_1 = b"acme-tls/1"
-ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 _LIMITS = Limits(answer_head_size=8192, interim_answers=4)
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 

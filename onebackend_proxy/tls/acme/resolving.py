@@ -53,6 +53,17 @@ class _Found:
     exists: bool = True
 
 
+def make_resolver(resolver: tuple[str, int] | None) -> dns.resolver.Resolver:
+    """One that asks this address and port, or the system's own; raises `LookupFailed` if that names none."""
+    try:
+        made = dns.resolver.Resolver(configure=resolver is None)
+    except dns.resolver.NoResolverConfiguration:
+        raise LookupFailed("this system names no resolver: set one (--acme-resolver)") from None
+    if resolver is not None:
+        made.nameservers, made.port = [resolver[0]], resolver[1]
+    return made
+
+
 class Resolving:
     """Questions to the resolver at this address and port, the system's own if it is None.
 
@@ -60,12 +71,7 @@ class Resolving:
     """
 
     def __init__(self, resolver: tuple[str, int] | None = None) -> None:
-        try:
-            self._resolver = dns.resolver.Resolver(configure=resolver is None)
-        except dns.resolver.NoResolverConfiguration:
-            raise LookupFailed("this system names no resolver: set one (--acme-resolver)") from None
-        if resolver is not None:
-            self._resolver.nameservers, self._resolver.port = [resolver[0]], resolver[1]
+        self._resolver = make_resolver(resolver)
         self._late = time.monotonic() + LOOKUP_SECONDS
 
     def _ask(self, name: str, kind: str) -> _Found:
