@@ -312,6 +312,8 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         obtained = await orders.obtain(name, issuance, previous)
         while True:
             try:
+                if await self._was_saved_by_hand(name):
+                    return obtained.challenge
                 await self.cert_store.store(name, obtained.pem_objects(), obtained.directory)
                 return obtained.challenge
             except ValueError as error:
@@ -325,6 +327,14 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                     error=error,
                 )
                 await deferLater(self._reactor, SAVE_AGAIN)
+
+    async def _was_saved_by_hand(self, name: str) -> bool:
+        """Whether somebody has saved a certificate for this name meanwhile: theirs counts."""
+        current = await self._store.certificate(name)
+        if current is None or current.directory or current.not_after <= self._moment():
+            return False
+        self._log.warn("the new certificate for {name} is dropped: one was saved by hand", name=name)
+        return True
 
     def _failed(self, issuance: Issuance, previous: Certificate | None, error: NoCertificate) -> _Failed:
         now = self._moment()

@@ -55,6 +55,16 @@ class WhoseTests(IssuingTestCase):
         self.world.leap(days=0.2)
         self.assertEqual(sorted(self.authority.names), ["a.x.com", "b.a.x.com", "x.com"])
 
+    def test_what_somebody_saves_during_the_order_is_not_replaced(self):
+        self.world.route("a.com")
+        theirs = self.world.save("a.com")
+        self.authority.open[0].grant()
+        shown = self.process.shown("a.com")
+        assert shown is not None
+        self.assertEqual(shown.serial, theirs.serial)
+        self.world.turn(20)
+        self.assertEqual(len(self.authority.asked), 1)
+
     def test_a_host_that_is_routed_no_more_is_not_renewed(self):
         self.world.route("a.com")
         self.authority.open[0].grant()
