@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from txacme.interfaces import IResponder
 
 from ...acme_settings import LETS_ENCRYPT
+from ...errors import ProxyError
 from ...records import Certificate, Issuance
 from ..pem import key_pem
 from .accounts import Accounts
@@ -37,6 +38,7 @@ LOOKS = (0.5, 1.0, 2.0, 3.0)
 """Seconds between later looks, where it does not say itself when to look; the last again and again."""
 ORDER_SECONDS = 180.0
 """In which an order must be complete: DNS may need two minutes of it."""
+_log = Logger()
 
 
 @attrs.frozen
@@ -90,7 +92,6 @@ class Orders:
         self._rehearsals = rehearsals
         # By directory: until when, in Unix seconds, it wants no orders at all, and its own words.
         self._paused: dict[str, tuple[float, AcmeError]] = {}
-        self._log = Logger()
 
     def __repr__(self) -> str:
         return f"<Orders: {', '.join(self.directories)}>"
@@ -253,7 +254,11 @@ async def _responding(
             raise NotProved(f"{responder.challenge_type}: {error}", retry_after=error.retry_after) from error
         yield
     finally:
-        await responder.stop_responding(name, challenge, response)
+        try:
+            await responder.stop_responding(name, challenge, response)
+        except ProxyError as error:
+            # It is forgotten by itself, and the authority has seen it or never will.
+            _log.warn("the proof for {name} cannot be taken back: {error}", name=name, error=error)
 
 
 def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
