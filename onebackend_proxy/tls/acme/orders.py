@@ -170,7 +170,7 @@ class Orders:
             raise
         except AcmeError as error:
             # It is no more than a rehearsal.
-            self._log.info("no rehearsal for {name} at {url}: {error}", name=name, url=rehearsal, error=error)
+            _log.info("no rehearsal for {name} at {url}: {error}", name=name, url=rehearsal, error=error)
 
     async def _by(
         self, client: AcmeClient, url: str, name: str, responder: IResponder, previous: Certificate | None
@@ -190,9 +190,7 @@ class Orders:
         directory = await client.directory()
         profile = self._profile if self._profile in directory.profiles else ""
         if self._profile and not profile:
-            self._log.info(
-                "{url} has no profile {profile}: ordering without one", url=url, profile=self._profile
-            )
+            _log.info("{url} has no profile {profile}: ordering without one", url=url, profile=self._profile)
         if previous is not None and previous.directory == url and directory.renewal_info:
             try:
                 return await client.order((name,), profile, certificate_id(previous.chain))
