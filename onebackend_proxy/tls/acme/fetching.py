@@ -1,8 +1,8 @@
 """One https exchange: bounded in bytes and in time, to a server whose certificate is verified.
 
 Whatever goes wrong is `problems.Unreachable`. Redirects are not followed: no directory needs them. Twisted's
-Agent does it and not treq, which spells URLs anew, while those of ACME are signed as they are, and decompresses
-without a bound.
+Agent does it and not treq, which spells URLs anew, while those of ACME are signed as they are, and which
+decompresses without a bound.
 """
 
 from __future__ import annotations

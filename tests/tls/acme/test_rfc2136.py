@@ -327,7 +327,7 @@ def test_words_that_are_wrong(tmp_path, words, said):
 
 
 def test_a_key_is_needed():
-    with pytest.raises(ValueError, match="missing a required .*argument: 'key'; it is rfc2136:SERVER:key=KEY"):
+    with pytest.raises(ValueError, match=r"missing a required .*argument: 'key'; it is rfc2136:SERVER:key=KEY"):
         dns_provider("rfc2136:ns1", Threadless())
     with pytest.raises(ValueError, match="key names no file"):
         dns_provider("rfc2136:ns1:key=", Threadless())
