@@ -134,11 +134,17 @@ class Orders:
 
     def _may_pause(self, url: str, name: str, error: AcmeError) -> None:
         """Leave an authority alone that is busy or has had enough of us; limits of one name are its own."""
-        if error.retry_after is None or not isinstance(error, Problem):
+        if error.retry_after is None:
             return
-        labels = name.removeprefix("*.").split(".")
-        about_name = any(".".join(labels[index:]) in error.detail for index in range(max(1, len(labels) - 1)))
-        if (error.type == "rateLimited" and not about_name) or error.status_code == 503:
+        if isinstance(error, Problem):
+            labels = name.removeprefix("*.").split(".")
+            above = [".".join(labels[index:]) for index in range(max(1, len(labels) - 1))]
+            limited = error.type == "rateLimited" and not any(each in str(error) for each in above)
+            all_names = limited or error.status_code == 503
+        else:
+            # In nobody's words: who stands before the authority knows no names.
+            all_names = isinstance(error, Unreachable)
+        if all_names:
             self._paused[url] = (self._reactor.seconds() + error.retry_after, error)
 
     async def _at(self, url: str, name: str, issuance: Issuance, previous: Certificate | None) -> Obtained:
