@@ -159,11 +159,18 @@ class Orders:
                 return await self._by(client, url, name, responder, previous)
             except NotProved as error:
                 failed.append(error)
+            except AcmeError as error:
+                if not failed:
+                    raise
+                # That was one failure too many, say: the words before tell more.
+                self._may_pause(url, name, error)
+                failed.append(error)
+                break
         if not failed:
             raise AcmeError("a wildcard can only be proved by DNS, and no provider is set (--acme-dns)")
         if len(failed) == 1:
             raise failed[0]
-        raise NotProved("; ".join(str(error) for error in failed), retry_after=_first(failed))
+        raise NotProved("; ".join(str(error) for error in failed), retry_after=failed[-1].retry_after)
 
     async def _rehearse(self, url: str, name: str, responder: IResponder) -> None:
         rehearsal = self._rehearsals.get(url)
