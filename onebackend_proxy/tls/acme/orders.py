@@ -43,7 +43,10 @@ _log = Logger()
 
 @attrs.frozen
 class Obtained:
-    """A new key and the chain for it in PEM, where they are from, and the kind of challenge that worked."""
+    """A new key and the chain for it in PEM, where they are from, and the kind of challenge that worked.
+
+    That is "" where none was needed: the name had been proved before.
+    """
 
     key: str = attrs.field(repr=False)
     chain: str
@@ -190,7 +193,7 @@ class Orders:
         self, client: AcmeClient, url: str, name: str, responder: IResponder, previous: Certificate | None
     ) -> Obtained:
         order = await self._order(client, url, name, previous)
-        await self._prove(client, order, name, responder)
+        proved = await self._prove(client, order, name, responder)
         key = ec.generate_private_key(ec.SECP256R1())
         if order.status != "ready":
             order = await self._done(partial(client.read_order, order.url), "ready", "valid")
@@ -198,7 +201,7 @@ class Orders:
         if order.status != "valid":
             order = await self._done(partial(client.read_order, order.url), "valid")
         chain = await client.certificate(order.certificate)
-        return Obtained(key_pem(key), chain, url, responder.challenge_type)
+        return Obtained(key_pem(key), chain, url, responder.challenge_type if proved else "")
 
     async def _order(self, client: AcmeClient, url: str, name: str, previous: Certificate | None) -> Order:
         directory = await client.directory()
@@ -214,8 +217,9 @@ class Orders:
                     raise
         return await client.order((name,), profile)
 
-    async def _prove(self, client: AcmeClient, order: Order, name: str, responder: IResponder) -> None:
-        """Prove to the authority that the name is ours; raises `NotProved`."""
+    async def _prove(self, client: AcmeClient, order: Order, name: str, responder: IResponder) -> bool:
+        """Prove to the authority that the name is ours; False where it knows that; raises `NotProved`."""
+        proved = False
         for url in order.authorizations:
             authorization = await client.authorization(url)
             if authorization.status == "valid":
@@ -231,6 +235,8 @@ class Orders:
                     await self._done(partial(client.authorization, url), "valid")
                 except Problem as problem:
                     raise NotProved(f"{kind}: {problem}", retry_after=problem.retry_after) from problem
+            proved = True
+        return proved
 
     async def _done(self, look: Callable[[], Awaitable[Any]], *wanted: str) -> Any:
         """Look until its status is one of those; raises what the authority says of why it is not."""
