@@ -245,9 +245,10 @@ class Orders:
         for number, wait in enumerate(chain(FIRST_LOOKS, LOOKS, repeat(LOOKS[-1]))):
             if told is not None and number >= len(FIRST_LOOKS):
                 wait = max(told, LOOKS[0])
-            if self._reactor.seconds() + wait > late:
+            left = late - self._reactor.seconds()
+            if left <= 0:
                 raise Unreachable(f"the authority was not done after {ORDER_SECONDS:.0f} s")
-            await deferLater(self._reactor, wait)
+            await deferLater(self._reactor, min(wait, left))
             found: Order | Authorization = await look()
             if found.status in wanted:
                 return found
