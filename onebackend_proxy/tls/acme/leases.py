@@ -49,15 +49,24 @@ class Leases:
             await deferLater(self._reactor, LOOK_AGAIN)
 
     def keep(self, name: str, lost: Callable[[], object]) -> LoopingCall:
-        """Say again and again that we are at it, until that is stopped; calls `lost` if it is another's."""
+        """Say again and again that we are at it, until that is stopped.
+
+        Calls `lost`, once, if it is another's; after that nothing is said any more.
+        """
+        is_lost = False
 
         async def say() -> None:
+            nonlocal is_lost
+            if is_lost:
+                # Who was told may need a while to end, and must not take it back meanwhile.
+                return
             try:
                 held = await self.try_claim(name)
             except ProxyError as error:
                 self._log.warn("the lease on {name} cannot be renewed: {error}", name=name, error=error)
                 return
             if held is None:
+                is_lost = True
                 self._log.warn("another process has taken over the order for {name}", name=name)
                 lost()
 
