@@ -193,14 +193,13 @@ class PlainEdge(Proxied, Resource):
 
     def choose(self, request: OutgoingRequest) -> Answer | None:
         """See `Proxied`."""
-        if request.target.startswith(ACME_PREFIX) and self._may_prove(
-            request.method, request_host(request.host)
-        ):
+        if request.target.startswith(ACME_PREFIX) and self._may_prove(request.method):
             return None
         return self.answer(request)
 
-    def _may_prove(self, method: bytes, host: str) -> bool:
-        return self.challenges is not None and method in (b"GET", b"HEAD") and self._edge.routes_to(host)
+    def _may_prove(self, method: bytes) -> bool:
+        # For any host: another process may have ordered for a Route that is not published here yet.
+        return self.challenges is not None and method in (b"GET", b"HEAD")
 
     def render(self, request: Any) -> int:
         """twisted.web's hook: answer as `choose` does, or as soon as the challenge has been looked up."""
@@ -220,7 +219,7 @@ class PlainEdge(Proxied, Resource):
             # With a body still to come, twisted.web renders once more behind it.
             if target.startswith(ACME_PREFIX) and getattr(request, "complete", True):
                 host = request_host(authority or the_host(request.requestHeaders.getRawHeaders(b"Host", ())))
-                if self.challenges is not None and self._may_prove(request.method, host):
+                if self.challenges is not None and self._may_prove(request.method):
                     return self.challenges(host, target.removeprefix(ACME_PREFIX).decode("latin-1"))
         return None
 

@@ -203,7 +203,7 @@ def bare_host(host: str) -> str:
     return host[1:-1] if host.startswith("[") else host
 
 
-def _parent(host: str) -> str:
+def wildcard_over(host: str) -> str:
     """The wildcard that covers `host`: it stands for one label (RFC 9525, 6.3)."""
     return f"*{host[host.find('.') :]}" if "." in host else ""
 
@@ -211,7 +211,7 @@ def _parent(host: str) -> str:
 def covers(certificate: Certificate, host: str) -> bool:
     """Whether a client that asked for the canonical `host` takes this certificate for it."""
     host = bare_host(host)
-    return host in certificate.names or _parent(host) in certificate.names
+    return host in certificate.names or wildcard_over(host) in certificate.names
 
 
 def is_valid(certificate: Certificate, now: datetime.datetime) -> bool:
@@ -243,7 +243,7 @@ class CertificateTable:
         nothing valid there is still one to show: its date tells a visitor more than a broken handshake.
         """
         host = bare_host(host)
-        found: list[Certificate] = [*self._by_name.get(host, ()), *self._by_name.get(_parent(host), ())]
+        found: list[Certificate] = [*self._by_name.get(host, ()), *self._by_name.get(wildcard_over(host), ())]
         for certificate in found:
             if is_valid(certificate, now):
                 return certificate

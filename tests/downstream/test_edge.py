@@ -545,8 +545,6 @@ class TestChallenges(EdgeTests):
         for data in (
             self.get(b"token", b"POST"),
             self.get(b"token", b"OPTIONS"),
-            self.get(b"token", host=b"y.com"),
-            self.get(b"token", host=b"r.com"),
             self.get(b"token", b"GET", b"x.com", b"Content-Length: 3") + b"abc",
             b"GET /token HTTP/1.1\r\nHost: x.com\r\n\r\n",
             b"GET /.well-known/acme-challenge HTTP/1.1\r\nHost: x.com\r\n\r\n",
@@ -563,6 +561,16 @@ class TestChallenges(EdgeTests):
                 assert answer.status in (308, 404) and self.asked == []
         assert plane.connect().send(self.get(b"tok?q=%41")).answers() == []
         assert self.asked == [("x.com", "tok?q=%41")]
+
+    def test_also_for_a_host_without_a_route(self) -> None:
+        """Another process may have ordered for one that is not published here yet."""
+        client = self.plane().connect().send(self.get(b"token", host=b"y.com"))
+        assert client.answers() == [] and self.asked == [("y.com", "token")]
+        self.answers[0].callback("token.thumb")
+        assert client.answer().status == 200
+        client.send(self.get(b"other", host=b"y.com"))
+        self.answers[1].callback(None)
+        assert client.answer().status == 404
 
     def test_the_answer_comes_when_it_is_found(self) -> None:
         client = self.plane().connect().send(self.get(b"t-_1"))

@@ -9,6 +9,7 @@ from ...interfaces import Published
 from ...records import Certificate, Issuance, Route
 from ...routing import RouteTable
 from ..authority import is_local
+from ..certificates import wildcard_over
 from . import renewal
 
 
@@ -98,6 +99,13 @@ class Schedule:
     def is_listed(self, name: str) -> bool:
         """Whether a Route names it, and not just a wildcard above it."""
         return name in self._routes.hosts()
+
+    def order_for(self, host: str) -> str:
+        """The name to order for a host: its own, or the wildcard's that a Route names, if that can be proved."""
+        above = wildcard_over(host)
+        if not self.is_listed(host) and self.is_listed(above) and self.can_prove(above):
+            return above
+        return host
 
     def is_ours(self, name: str, certificate: Certificate | None) -> bool:
         """Whether this certificate was ordered for this name: what somebody has saved is theirs to renew."""

@@ -188,6 +188,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         """Order for a client that waits: fires when that is over, well or not. None if there is no use."""
         if not (self.running and self.schedule.is_routed(name)) or self._stopping:
             return None
+        name = self.schedule.order_for(name)
         if name not in self._jobs and not self._may_demand(name):
             return None
         if not self.schedule.is_listed(name):

@@ -145,6 +145,17 @@ class OnDemandTests(IssuingTestCase):
         self.assertEqual(ends, ["done"])
         self.assertIsNone(self.service.demand("b.a.x.com"))
 
+    def test_where_dns_proves_wildcards_whoever_comes_waits_for_that_one(self):
+        self.authority.by_dns = True
+        self.world.route("*.x.com", "listed.x.com")
+        ends = [watch(self.service.demand(f"{name}.x.com")) for name in ("a", "b", "listed")]
+        self.assertEqual(sorted(self.authority.names), ["*.x.com", "listed.x.com"])
+        next(asked for asked in self.authority.open if asked.name == "*.x.com").grant()
+        self.assertEqual(ends, [["done"], ["done"], []])
+        shown = self.process.shown("a.x.com")
+        assert shown is not None
+        self.assertEqual(shown.id, "*.x.com")
+
     def test_names_made_up_below_a_wildcard_spend_half_of_the_budget_and_leave_nothing_behind(self):
         self.world.route("*.x.com")
         for number in range(200):
