@@ -211,10 +211,13 @@ def _split(id: str) -> tuple[str, str]:
     return host, slash + prefix
 
 
-def _wildcard(host: str) -> str | None:
-    """The one wildcard that a host can fall under: ``*.`` in the place of its first label."""
+def wildcard_over(host: str) -> str:
+    """The one wildcard that a host can fall under: ``*.`` in the place of its first label; "" if none.
+
+    In Routes as in certificates it stands for one label (RFC 9525, 6.3).
+    """
     dot = host.find(".")
-    return f"*{host[dot:]}" if dot > 0 else None
+    return f"*{host[dot:]}" if dot > 0 else ""
 
 
 class RouteTable(Generic[T]):
@@ -293,7 +296,7 @@ class RouteTable(Generic[T]):
 
     def has_host(self, host: str) -> bool:
         """Whether any entry, whatever its prefix, is for this canonical host, or for ``*.`` one label up."""
-        return host in self._hosts or _wildcard(host) in self._hosts
+        return host in self._hosts or wildcard_over(host) in self._hosts
 
     def match(self, host: str, path: str) -> T | None:
         """The entry for a canonical `host` and a normalized `path`, or None.
@@ -304,16 +307,14 @@ class RouteTable(Generic[T]):
         path = self._cut(path)
         found = self._longest(self._hosts.get(host), path)
         if found is None:
-            wildcard = _wildcard(host)
-            if wildcard is not None:
-                found = self._longest(self._hosts.get(wildcard), path)
+            found = self._longest(self._hosts.get(wildcard_over(host)), path)
         return found
 
     def shorter(self, host: str, path: str) -> tuple[T, ...]:
         """What `match` finds, and after it what it would find without that, and so on to the last."""
         path = self._cut(path)
         found: list[T] = []
-        for name in (host, _wildcard(host) or ""):
+        for name in (host, wildcard_over(host)):
             prefixes = self._hosts.get(name)
             entry = self._longest(prefixes, path)
             while entry is not None:

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..addresses import bracketed, canonical_host
 from ..records import Certificate
+from ..routing import wildcard_over
 from .pem import PrivateKey, certificate_pem, check_strength, key_pem, read_parts, signs
 
 EARLY = datetime.timedelta(days=1)
@@ -201,11 +202,6 @@ def _shown(name: x509.Name, oid: x509.ObjectIdentifier) -> str:
 def bare_host(host: str) -> str:
     """The canonical `host` as a certificate has it: routes have IPv6 addresses in brackets."""
     return host[1:-1] if host.startswith("[") else host
-
-
-def wildcard_over(host: str) -> str:
-    """The wildcard that covers `host`: it stands for one label (RFC 9525, 6.3)."""
-    return f"*{host[host.find('.') :]}" if "." in host else ""
 
 
 def covers(certificate: Certificate, host: str) -> bool:

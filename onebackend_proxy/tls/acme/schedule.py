@@ -7,9 +7,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 
 from ...interfaces import Published
 from ...records import Certificate, Issuance, Route
-from ...routing import RouteTable
+from ...routing import RouteTable, wildcard_over
 from ..authority import is_local
-from ..certificates import wildcard_over
 from . import renewal
 
 
@@ -101,7 +100,7 @@ class Schedule:
         return name in self._routes.hosts()
 
     def order_for(self, host: str) -> str:
-        """The name to order for a host: its own, or the wildcard's that a Route names, if that can be proved."""
+        """The name to order for a host: its own, or the wildcard's of a Route, if that can be proved."""
         above = wildcard_over(host)
         if not self.is_listed(host) and self.is_listed(above) and self.can_prove(above):
             return above
