@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import pathlib
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -97,6 +98,22 @@ class OrdersCase(PebbleCase):
     options = {"always_valid": False}
     http = True
     tls = True
+
+    @classmethod
+    def setUpClass(cls):
+        cls.options = {**cls.options, "http_port": cls.held_port(), "tls_port": cls.held_port()}
+        super().setUpClass()
+
+    @classmethod
+    def held_port(cls) -> int:
+        """A port that nobody but we may listen at, from one test of the class to the next."""
+        held = socket.socket()
+        cls.addClassCleanup(held.close)
+        # Linux lets another one with this option listen there, as long as this one does not.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port
 
     @classmethod
     def another_pebble(cls, **options: Any) -> Pebble:
