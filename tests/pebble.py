@@ -306,6 +306,7 @@ def start_pebble(
     programs = find_programs(version)
     variables = {
         "PEBBLE_WFE_NONCEREJECT": str(nonce_reject),
+        # It compares so that 0 is one in a hundred: orders for one name may meet a proof that was given.
         "PEBBLE_AUTHZREUSE": str(authorization_reuse),
         **({"PEBBLE_VA_SLEEPTIME": str(sleep)} if sleep else {"PEBBLE_VA_NOSLEEP": "1"}),
         **({"PEBBLE_VA_ALWAYS_VALID": "1"} if always_valid else {}),

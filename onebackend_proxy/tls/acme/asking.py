@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -27,11 +28,19 @@ NO_OPINION_SECONDS = 24 * 3600.0
 class Asking:
     """Asks authorities when to renew, a few at a time, and keeps what they say."""
 
-    def __init__(self, reactor: Any, accounts: Accounts, schedule: Schedule, leases: Leases) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        accounts: Accounts,
+        schedule: Schedule,
+        leases: Leases,
+        answered: Callable[[], object],
+    ) -> None:
         self._reactor = reactor
         self._accounts = accounts
         self._schedule = schedule
         self._leases = leases
+        self._answered = answered
         self._under_way: dict[str, Deferred[None]] = {}
         self._log = Logger()
 
@@ -41,10 +50,13 @@ class Asking:
     def __contains__(self, name: object) -> bool:
         return name in self._under_way
 
+    @property
+    def full(self) -> bool:
+        """Whether there are enough questions under way."""
+        return len(self._under_way) >= AT_ONCE
+
     def ask(self, name: str, certificate: Certificate) -> None:
-        """Ask about the certificate for this name, unless there are enough questions under way."""
-        if len(self._under_way) >= AT_ONCE or name in self._under_way:
-            return
+        """Ask about the certificate for this name; `answered` is called in the end, whatever comes of it."""
         asked = Deferred.fromCoroutine(self._ask(name, certificate))
         self._under_way[name] = asked
         asked.addErrback(self._cannot, name).addBoth(self._asked, name)
@@ -57,6 +69,7 @@ class Asking:
     def _asked(self, _: object, name: str) -> None:
         self._under_way.pop(name, None)
         self._schedule.plan([name], after=1.0)
+        self._answered()
 
     def _cannot(self, failure: Failure, name: str) -> None:
         if failure.check(CancelledError):

@@ -195,11 +195,9 @@ class Orders:
         order = await self._order(client, url, name, previous)
         proved = await self._prove(client, order, name, responder)
         key = ec.generate_private_key(ec.SECP256R1())
-        if order.status != "ready":
-            order = await self._done(partial(client.read_order, order.url), "ready", "valid")
+        order = await self._complete(client, order, "ready", "valid")
         order = await client.finalize(order, request_for(name, key))
-        if order.status != "valid":
-            order = await self._done(partial(client.read_order, order.url), "valid")
+        order = await self._complete(client, order, "valid")
         chain = await client.certificate(order.certificate)
         return Obtained(key_pem(key), chain, url, responder.challenge_type if proved else "")
 
@@ -233,13 +231,23 @@ class Orders:
                 await client.answer(offers[0].url)
                 try:
                     await self._done(partial(client.authorization, url), "valid")
-                except Problem as problem:
-                    raise NotProved(f"{kind}: {problem}", retry_after=problem.retry_after) from problem
+                except _Ended as ended:
+                    words = f"{kind}: {ended.problem}"
+                    raise NotProved(words, retry_after=ended.problem.retry_after) from ended
             proved = True
         return proved
 
+    async def _complete(self, client: AcmeClient, order: Order, *wanted: str) -> Order:
+        if order.status in wanted:
+            return order
+        try:
+            done: Order = await self._done(partial(client.read_order, order.url), *wanted)
+        except _Ended as ended:
+            raise ended.problem from None
+        return done
+
     async def _done(self, look: Callable[[], Awaitable[Any]], *wanted: str) -> Any:
-        """Look until its status is one of those; raises what the authority says of why it is not."""
+        """Look until its status is one of those; raises `_Ended` when it will not be."""
         late = self._reactor.seconds() + ORDER_SECONDS
         told: float | None = None
         for number, wait in enumerate(chain(FIRST_LOOKS, LOOKS, repeat(LOOKS[-1]))):
@@ -253,9 +261,17 @@ class Orders:
             if found.status in wanted:
                 return found
             if found.status not in ("pending", "processing", "ready"):
-                raise _why_not(found)
+                raise _Ended(_why_not(found))
             told = found.retry_after
         raise AssertionError("not reached")
+
+
+class _Ended(Exception):
+    """What was waited for will not come: not what became of a question, but the answer to it."""
+
+    def __init__(self, problem: AcmeError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 @asynccontextmanager

@@ -167,9 +167,15 @@ def _has_come(moment: _Time | None, now: _Time) -> bool:
     return moment is None or moment <= now or moment > now + _LONGEST_WAIT
 
 
+def waits_until(issuance: Issuance | None, now: _Time) -> _Time | None:
+    """Until when it is not tried while nobody demands it; None if it is time to try, or to try again."""
+    moments = (issuance.not_before, issuance.retry_at) if issuance is not None else ()
+    return max((each for each in moments if each is not None and not _has_come(each, now)), default=None)
+
+
 def may_try(issuance: Issuance | None, now: _Time) -> bool:
     """Whether it is time to try, or to try again, while nobody demands it."""
-    return issuance is None or (_has_come(issuance.not_before, now) and _has_come(issuance.retry_at, now))
+    return waits_until(issuance, now) is None
 
 
 def may_demand(issuance: Issuance | None, now: _Time) -> bool:

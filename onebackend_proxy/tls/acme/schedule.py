@@ -42,28 +42,31 @@ class Schedule:
 
     def publish(self, published: Published) -> Sequence[str]:
         """From now on these are the Routes and certificates; returns the hosts that are new."""
-        touched: list[str] = []
+        # In order: what is saved first is ordered first.
+        touched: dict[str, None] = {}
         new: list[str] = []
         if self._routes is not published.routes:
             hosts, old = published.routes.hosts(), self._routes.hosts()
             new = [host for host in hosts if host not in old]
-            touched += new
-            touched += [host for host in old if host not in hosts]
+            touched |= dict.fromkeys(new)
+            touched |= dict.fromkeys(host for host in old if host not in hosts)
             self._routes = published.routes
         if self.certificates is not published.certificates:
             before = {id(each): each for each in self.certificates}
             after = {id(each): each for each in published.certificates}
             self.certificates = published.certificates
             for key in before.keys() ^ after.keys():
-                touched += self._shown_for(before.get(key) or after[key])
-        self.plan(touched)
+                touched |= dict.fromkeys((before.get(key) or after[key]).names)
+        self.plan(touched | self._below(touched))
         return new
 
-    def _shown_for(self, certificate: Certificate) -> Iterable[str]:
-        for name in certificate.names:
-            yield name
-            if name.startswith("*."):
-                yield from (host for host in self._routes.hosts() if host.partition(".")[2] == name[2:])
+    def _below(self, names: Iterable[str]) -> dict[str, None]:
+        """What there is below those of these names that are wildcards."""
+        wildcards = {name for name in names if name.startswith("*.")}
+        if not wildcards:
+            return {}
+        there = [*self._routes.hosts(), *(each.id for each in self.certificates)]
+        return dict.fromkeys(name for name in there if wildcard_over(name) in wildcards)
 
     def know(self, issuance: Issuance) -> None:
         """That is known of a name now."""
@@ -82,14 +85,10 @@ class Schedule:
             else:
                 self._due[name] = max(at.timestamp(), now.timestamp() + after)
 
-    def plan_all(self) -> None:
-        """The same for all."""
-        self.plan([*self._due, *self._routes.hosts(), *(each.id for each in self.certificates)])
-
     def due(self) -> list[str]:
-        """The names to look at now."""
+        """The names to look at now, the one first that has been due for longest."""
         now = self._now().timestamp()
-        return [name for name, at in self._due.items() if at <= now]
+        return sorted((name for name, at in self._due.items() if at <= now), key=self._due.__getitem__)
 
     def is_routed(self, name: str) -> bool:
         """Whether a Route is for this host, and it is not the local authority's."""
@@ -129,8 +128,8 @@ class Schedule:
             return None
         issuance = self.known.get(name)
         at = self._needed_at(name, certificate, issuance, now)
-        waits = (issuance.retry_at, issuance.not_before) if issuance else ()
-        return max(at, *(wait for wait in waits if wait is not None), at)
+        wait = renewal.waits_until(issuance, now)
+        return at if wait is None else max(at, wait)
 
     def _needed_at(
         self, name: str, certificate: Certificate | None, issuance: Issuance | None, now: datetime.datetime

@@ -82,7 +82,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         self._log = Logger()
         self._leases = Leases(store, reactor)
         self.schedule = Schedule(certificate_for, orders.can_prove, orders.directories, self._moment)
-        self._asking = Asking(reactor, accounts, self.schedule, self._leases)
+        self._asking = Asking(reactor, accounts, self.schedule, self._leases, lambda: self._look_in(0.0))
         self._cleaning = Cleaning(store, self.schedule)
         self._jobs = Jobs(reactor, self._run, self._ended, self._look_in)
         # Names below wildcards that clients wait for.
@@ -126,7 +126,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         except ProxyError as error:
             self._log.error("what is known of earlier orders cannot be read: {error}", error=error)
         if not self._stopping:
-            self.schedule.plan_all()
+            self.schedule.plan(list(self.schedule.known))
             self.startService()
 
     def _look_in(self, seconds: float) -> None:
@@ -160,9 +160,13 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             # Whoever comes gets it while it is valid, and waits for a new one when it is not.
             return
         if certificate is not None and self.schedule.should_ask(name, certificate):
-            self._asking.ask(name, certificate)
-        else:
-            self._jobs.add(name)
+            if not self._asking.full:
+                self._asking.ask(name, certificate)
+                return
+            issuance, now = self.schedule.known.get(name), self._moment()
+            if renewal.renew_at(certificate, issuance, now) > now:
+                return
+        self._jobs.add(name)
 
     def _is_idle(self, name: str, certificate: Certificate) -> bool:
         return not self.schedule.is_listed(name) and not self._in_use(certificate.id)
@@ -259,6 +263,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         """Whether to order; raises the error of the last try where it is too early for another."""
         now = self._moment()
         if not self.schedule.is_routed(job.name):
+            return False
+        shown = self.schedule.certificate_for(job.name)
+        if shown is not None and not self.schedule.is_ours(job.name, shown) and shown.not_after > now:
+            # Somebody has saved it meanwhile, or it is a wildcard's.
             return False
         if previous is not None and previous.not_after > now:
             # Another process may have been faster.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.errors import StoreUnavailable
@@ -13,11 +12,6 @@ from onebackend_proxy.tls.acme.objects import RenewalInfo
 from onebackend_proxy.tls.acme.problems import AcmeError
 
 from .issuing import DIRECTORY, World
-
-
-def not_yet(reason):
-    """What is wrong still; whoever puts it right takes this away."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 class AskingTests(SynchronousTestCase):
@@ -97,7 +91,6 @@ class AskingTests(SynchronousTestCase):
         self.successResultOf(self.process.service.stopService())
         self.assertEqual(self.world.clock.getDelayedCalls(), [])
 
-    @not_yet("two questions in five seconds: beyond 8,640 names, not all are asked about in six hours")
     def test_when_one_has_answered_the_next_is_asked(self):
         self.authority.info = self.window
         thinking: list[Any] = []
@@ -110,7 +103,6 @@ class AskingTests(SynchronousTestCase):
             self.world.turn(1)
         self.assertEqual(self.authority.infos, 40)
 
-    @not_yet("a name that is to be asked about is not renewed before that, and it may never be its turn")
     def test_what_must_be_renewed_waits_for_no_opinion(self):
         self.authority.thinking = []
         self.have("a.com", "b.com")
@@ -119,7 +111,6 @@ class AskingTests(SynchronousTestCase):
         self.world.turn(15)
         self.assertEqual(self.authority.names, ["late.com"])
 
-    @not_yet("nobody looks at the certificate that would be shown once it is a name's turn")
     def test_what_somebody_saved_while_a_name_was_in_the_queue_is_good_enough(self):
         self.world.route(*(f"h{number}.com" for number in range(4)), "a.x.com")
         self.assertNotIn("a.x.com", self.authority.names)

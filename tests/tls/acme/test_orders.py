@@ -71,7 +71,7 @@ class Contract(_Case):
     async def test_the_kind_that_worked_last_goes_first(self):
         obtained = await self.obtain("d.test", issuance=Issuance("d.test", challenge=TLS_ALPN_01))
         self.assertEqual((obtained.challenge, self.answered), (TLS_ALPN_01, [TLS_ALPN_01]))
-        await self.obtain("d.test", issuance=Issuance("d.test", challenge="dns-01"))
+        await self.obtain("dd.test", issuance=Issuance("dd.test", challenge="dns-01"))
         self.assertEqual(self.answered, [TLS_ALPN_01, HTTP_01])
 
     async def test_a_name_of_more_than_64_characters_and_one_in_another_script(self):
