@@ -24,6 +24,8 @@ from .acme import (
 from .edge import shown_serial
 from .waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 

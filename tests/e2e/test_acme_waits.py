@@ -21,6 +21,8 @@ from .edge import shown_serial, trusting
 from .load import Http2, KeepAlive, Load, OneEach, secure, under_way
 from .waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 LEASE = 20.0
 """Seconds after which a process may order for a name that another one had begun with."""
 FIRST_WAIT = 60.0 * 1.1

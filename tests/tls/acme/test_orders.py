@@ -7,6 +7,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -26,6 +27,8 @@ from tests.pebble import Pebble
 from .ordering import OrdersCase, kept
 from .pebbles import reactor
 from .scripted import Scripted
+
+pytestmark = pytest.mark.once
 
 DAY = datetime.timedelta(days=1)
 # Debian's pebble cannot look up much longer ones.

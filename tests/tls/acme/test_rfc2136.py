@@ -27,6 +27,8 @@ from ...nameserver import SECRET, NameServer, start_nameserver
 from ...properties import PROPERTY
 from .threads import Threadless, result_of
 
+pytestmark = pytest.mark.once
+
 NAME = "_acme-challenge.x.test"
 KEY = f'key "acme" {{\n\talgorithm hmac-sha256;\n\tsecret "{SECRET}";\n}};\n'
 OTHER_SECRET = "YW5vdGhlciBzZWNyZXQgb2YgdGhpcnR5LXR3byBieXQ="
@@ -327,7 +329,9 @@ def test_words_that_are_wrong(tmp_path, words, said):
 
 
 def test_a_key_is_needed():
-    with pytest.raises(ValueError, match=r"missing a required .*argument: 'key'; it is rfc2136:SERVER:key=KEY"):
+    with pytest.raises(
+        ValueError, match=r"missing a required .*argument: 'key'; it is rfc2136:SERVER:key=KEY"
+    ):
         dns_provider("rfc2136:ns1", Threadless())
     with pytest.raises(ValueError, match="key names no file"):
         dns_provider("rfc2136:ns1:key=", Threadless())
