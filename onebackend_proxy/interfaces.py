@@ -163,7 +163,7 @@ class IStore(Interface):
         """Let `holder` alone order for this name until then: what is known of it, or None if another does.
 
         Who holds it already holds it longer. After `until` anybody may have it: a process may have died. So
-        they may if that is more than an hour away: then a clock was wrong.
+        they may if that is more than five minutes away: then a clock was wrong.
         """
 
     def release_issuance(issuance: Issuance, holder: str) -> Deferred[bool]:
@@ -178,7 +178,7 @@ class IStore(Interface):
         """Note an order now for `name`, which is of the registered `domain`: None, and it may be made.
 
         Where orders for `most` other names of this domain were noted after `since`, nothing is noted, and
-        the moment of the oldest of them is the answer. What was noted before `since` is forgotten.
+        the moment of the oldest of them is the answer. What was noted for it before `since` is forgotten.
         """
 
     def ordered(domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:

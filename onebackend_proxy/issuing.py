@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from .edge_certificates import EdgeCertificates
 from .errors import SettingError
@@ -41,16 +41,19 @@ class EdgeIssuing:
     ) -> None:
         self._store = store
         self._reactor = reactor
-        self._budget = Budget(store, settings.limits.acme_names_per_hour)
+        limits = settings.limits
+        self._budget = Budget(store, limits.acme_names_per_hour, limits.acme_wildcard_names_per_week)
         self._directories = settings.acme_directories
+        self._certificates = certificates
         contexts = certificates.contexts
         try:
             trust = trust_roots(settings.acme_ca_file)
         except (OSError, ValueError) as error:
             raise SettingError(f"--acme-ca-file: {error}") from None
+        threads = DaemonThreads(reactor)
         self._accounts = Accounts(
             store,
-            reactor,
+            threads,
             contact=(f"mailto:{settings.contact_email}",) if settings.contact_email else (),
             eab_kid=settings.acme_eab_kid,
             eab_hmac_key=settings.acme_eab_hmac_key,
@@ -59,7 +62,6 @@ class EdgeIssuing:
         responders: list[Any] = [
             StoredResponder(kind, certificates.challenges, reactor.seconds) for kind in (HTTP_01, TLS_ALPN_01)
         ]
-        threads = DaemonThreads(reactor)
         self._dns: Dns01Responder | None = None
         if settings.acme_dns:
             try:
@@ -128,6 +130,10 @@ class EdgeIssuing:
         return self._store.issuances().addCallback(found)
 
     def _spent_until(self, name: str) -> Deferred[datetime.datetime | None]:
+        """A renewal is on no budget, and neither is a name that was ordered within the hour already."""
+        certificate = self._certificates.contexts.certificate_for(name)
+        if certificate is not None and certificate.id == name:
+            return succeed(None)
         now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
         return Deferred.fromCoroutine(self._budget.spent_until(name, now))
 
@@ -138,8 +144,7 @@ class EdgeIssuing:
     def _directory_says(self, url: str) -> Deferred[Directory]:
         async def ask() -> Directory:
             try:
-                client = await self._accounts.client(url)
-                return url, (await client.directory()).caa_identities, ""
+                return url, (await self._accounts.directory(url)).caa_identities, ""
             except AcmeError as error:
                 return url, (), str(error)
 

@@ -53,6 +53,9 @@ class Limits:
     handshake_timeout: float = _limit(10.0, SECONDS, "For a TLS handshake; then the connection is closed.")
     tls_contexts: int = _limit(2048, COUNT, "Certificates held ready, at 22 KiB each; more are loaded anew.")
     acme_names_per_hour: int = _limit(20, COUNT, "New names certified per registered domain and hour.")
+    acme_wildcard_names_per_week: int = _limit(
+        20, COUNT, "Of names below wildcard Routes, per registered domain and week. 0 is none.", zero=True
+    )
     eject_after: int = _limit(
         3, COUNT, "Failures in a row that take an instance out of use. 0 is never.", zero=True
     )

@@ -30,7 +30,7 @@ from .records import (
     Token,
 )
 from .routing import RouteTable
-from .store.issuing import LONGEST_LEASE
+from .store.issuing import LONGEST_LEASE, LONGEST_WINDOW
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -352,8 +352,11 @@ class MemoryStore:
         """
 
         def work() -> datetime.datetime | None:
-            latest = now + (now - since)
-            self._orders = {key: moment for key, moment in self._orders.items() if since < moment <= latest}
+            def is_kept(of: str, moment: datetime.datetime) -> bool:
+                earliest = since if of == domain else now - LONGEST_WINDOW
+                return earliest < moment <= now + (now - earliest)
+
+            self._orders = {key: moment for key, moment in self._orders.items() if is_kept(key[0], moment)}
             others = [moment for key, moment in self._orders.items() if key[0] == domain and key[1] != name]
             if len(others) >= most:
                 return min(others, default=now)

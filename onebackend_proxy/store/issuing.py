@@ -18,7 +18,8 @@ from . import schema
 from .rows import issuance_fields, issuance_of, row_of
 from .transactions import Transactions
 
-LONGEST_LEASE = datetime.timedelta(hours=1)
+LONGEST_LEASE = datetime.timedelta(minutes=5)
+LONGEST_WINDOW = datetime.timedelta(days=30)
 
 
 class IssuingStatements(Transactions):
@@ -165,10 +166,12 @@ def _spend(
     most: int,
 ) -> datetime.datetime | None:
     table = schema.orders
-    # Of all domains: one that orders nothing any more would be kept for ever. So would what a clock has noted
-    # that was wrong.
-    moment = table.c.ordered_at
-    connection.execute(sa.delete(table).where(sa.or_(moment <= since, moment > now + (now - since))))
+    # Of other domains too: one that orders nothing any more would be kept for ever. So would what a clock has
+    # noted that was wrong.
+    moment, ours = table.c.ordered_at, table.c.domain == domain
+    stale = sa.or_(moment <= now - LONGEST_WINDOW, moment > now + LONGEST_WINDOW)
+    wrong = sa.or_(moment <= since, moment > now + (now - since))
+    connection.execute(sa.delete(table).where(sa.or_(stale, sa.and_(ours, wrong))))
     others = sa.select(sa.func.count(), sa.func.min(table.c.ordered_at)).where(
         table.c.domain == domain, table.c.name != name
     )

@@ -24,7 +24,7 @@ from .pem import certificate_pem, key_pem
 HTTP_01, TLS_ALPN_01 = "http-01", "tls-alpn-01"
 SUMMARY_SECONDS = 60.0
 """A store that cannot be read is told of once in so many: anybody can ask any number of times."""
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,512}")
 """RFC 8555, 8.3: base64url. Those of today have 43 letters."""
 ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 """The extension that holds the proof (RFC 8737, 6.1)."""

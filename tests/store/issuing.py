@@ -250,10 +250,24 @@ class IssuingContract(WithStore):
             self.assertEqual(await self.spend("c.example.com", 3599.9), after(0))
             self.assertIsNone(await self.spend("c.example.com", 3600))
             self.assertEqual(await self.spend("d.example.com", 3601), after(10))
-            await self.spend("z.example.net", 4000, domain="example.net")
-            # However far back one looks: they are gone, those of the other domain too.
+            self.assertIsNone(await self.spend("e.example.com", 3700))
+            # However far back one looks: they are gone.
             forgotten = await self.store.spend_order("example.com", "d", after(4001), after(-9999), 1)
             self.assertEqual(forgotten, after(3600))
+            # Those of another domain stay for a month: it may look further back.
+            month = 30 * 86400
+            await self.spend("z.example.net", month + 3650, domain="example.net")
+            self.assertEqual(await self.store.ordered("example.com", after(0)), (after(3700),))
+
+        return self.run_async(check())
+
+    def test_a_window_of_a_week_is_not_cut_by_one_of_an_hour(self):
+        async def check():
+            day = 86400
+            self.assertIsNone(await self.store.spend_order("*.x", "a", after(0), after(-7 * day), 1))
+            self.assertIsNone(await self.spend("a.x", 6 * day, domain="x"))
+            late = await self.store.spend_order("*.x", "b", after(6 * day), after(-day), 1)
+            self.assertEqual(late, after(0))
 
         return self.run_async(check())
 

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ...interfaces import IStore
 from .client import TIMEOUT, AcmeClient, Eab
+from .objects import Directory
 from .problems import AcmeError
 from .signing import key_from_pem, key_to_pem, new_key
 
@@ -120,6 +121,17 @@ class Accounts:
         if isinstance(result, AcmeClient):
             self._ready[url] = result
         opening.tell(result)
+
+    async def directory(self, url: str) -> Directory:
+        """What the directory at `url` says of itself; no account is made for that."""
+        ready = self._ready.get(url)
+        if ready is not None:
+            return await ready.directory()
+        asking = AcmeClient(self._reactor, url, new_key(), trust=self._trust, timeout=self._timeout)
+        try:
+            return await asking.directory()
+        finally:
+            asking.close()
 
     async def _open(self, url: str) -> AcmeClient:
         key_name, account_name = _names(url)

@@ -59,21 +59,21 @@ class Asking:
         """Ask about the certificate for this name; `answered` is called in the end, whatever comes of it."""
         asked = Deferred.fromCoroutine(self._ask(name, certificate))
         self._under_way[name] = asked
-        asked.addErrback(self._cannot, name).addBoth(self._asked, name)
+        asked.addCallbacks(lambda _: 0.0, self._cannot, errbackArgs=(name,)).addCallback(self._asked, name)
 
     def stop(self) -> None:
         """Ask no more."""
         for asked in list(self._under_way.values()):
             asked.cancel()
 
-    def _asked(self, _: object, name: str) -> None:
+    def _asked(self, after: float, name: str) -> None:
         self._under_way.pop(name, None)
-        self._schedule.plan([name], after=1.0)
+        self._schedule.plan([name], after=after)
         self._answered()
 
-    def _cannot(self, failure: Failure, name: str) -> None:
+    def _cannot(self, failure: Failure, name: str) -> float:
         if failure.check(CancelledError):
-            return
+            return 1.0
         if failure.check(ProxyError):
             self._log.error(
                 "what was said on when to renew {name} cannot be kept: {error}",
@@ -82,6 +82,7 @@ class Asking:
             )
         else:
             self._log.failure("nobody could be asked when to renew {name}", failure, name=name)
+        return 60.0
 
     async def _ask(self, name: str, certificate: Certificate) -> None:
         told = await self._told(self._schedule.known.get(name, Issuance(name)), certificate)
@@ -102,10 +103,13 @@ class Asking:
         ask_at = renewal.ask_again(NO_OPINION_SECONDS, certificate, now)
         start = end = None
         url = ""
+        if issuance.serial == certificate.serial:
+            # What it said holds until it says something else.
+            start, end, url = issuance.window_start, issuance.window_end, issuance.explanation_url
         try:
             client = await self._accounts.client(certificate.directory)
-            info = await client.renewal_info(certificate.chain)
-            if info is not None:
+            if (await client.directory()).renewal_info:
+                info = await client.renewal_info(certificate.chain)
                 ask_at = renewal.ask_again(info.retry_after, certificate, now)
                 start, end, url = info.start, info.end, info.explanation_url
         except (AcmeError, ValueError) as error:

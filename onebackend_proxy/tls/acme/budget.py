@@ -8,46 +8,70 @@ from ...interfaces import IStore
 from .domains import registered_domain
 
 HOUR = datetime.timedelta(hours=1)
+WEEK = datetime.timedelta(days=7)
 
 
 class Budget:
     """At most `most` new names of each registered domain within an hour, among all processes on `store`.
 
-    Names below a wildcard's Route, which strangers make up, have half of it: what Routes name is never kept
-    waiting by them.
+    Names below a wildcard's Route, which strangers make up, have half of it, and `made_up` within a week:
+    what Routes name is never kept waiting by them, at the authority neither.
     """
 
-    def __init__(self, store: IStore, most: int) -> None:
+    def __init__(self, store: IStore, most: int, made_up: int) -> None:
         self._store = store
         self._most = most
-        # By registered domain: until when its half for names that nobody has listed is spent.
+        self._made_up = made_up
+        # By registered domain: until when what there is for made-up names is spent.
         self._spent: dict[str, datetime.datetime] = {}
 
     def __repr__(self) -> str:
-        return f"<Budget: {self._most} names an hour>"
+        return f"<Budget: {self._most} names an hour, {self._made_up} made-up ones a week>"
 
     def is_spent(self, name: str, now: datetime.datetime) -> bool:
-        """Whether it is known, without asking the store, that a name below a wildcard cannot be ordered."""
+        """Whether it is known, without asking the store, that a made-up name cannot be ordered."""
+        if not self._made_up:
+            return True
         until = self._spent.get(registered_domain(name)) if self._spent else None
-        return until is not None and now < until
+        return until is not None and now < until <= now + WEEK
 
     async def spend(
-        self, name: str, listed: bool, now: datetime.datetime
+        self, name: str, made_up: bool, now: datetime.datetime
     ) -> tuple[datetime.datetime, str] | None:
         """Note an order for this name; until when it may not be made, and why, if it may not."""
-        most = self._most if listed else max(1, self._most // 2)
         domain = registered_domain(name)
-        oldest = await self._store.spend_order(domain, name, now, now - HOUR, most)
+        if not made_up:
+            return await self._spend(domain, name, now, HOUR, self._most, "an hour")
+        spent = await self._spend(domain, name, now, HOUR, max(1, self._most // 2), "an hour")
+        if spent is None:
+            # Under a name that no domain has, so that it is counted by itself.
+            spent = await self._spend(f"*.{domain}", name, now, WEEK, self._made_up, "a week")
+        if spent is not None:
+            self._spent = {key: until for key, until in self._spent.items() if until > now}
+            self._spent[domain] = spent[0]
+        return spent
+
+    async def _spend(
+        self,
+        domain: str,
+        name: str,
+        now: datetime.datetime,
+        window: datetime.timedelta,
+        most: int,
+        words: str,
+    ) -> tuple[datetime.datetime, str] | None:
+        oldest = await self._store.spend_order(domain, name, now, now - window, most)
         if oldest is None:
             return None
-        until = oldest + HOUR
-        if not listed:
-            self._spent = {key: at for key, at in self._spent.items() if at > now}
-            self._spent[domain] = until
-        words = f"{most} names of {domain} were ordered within an hour: the next at {until:%H:%M:%S} UTC"
-        return until, words
+        until = oldest + window
+        were = "name was" if most == 1 else "names were"
+        shown = domain.removeprefix("*.")
+        told = (
+            f"{most} new {were} ordered for {shown} within {words}: the next at {until:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        return until, told
 
     async def spent_until(self, name: str, now: datetime.datetime) -> datetime.datetime | None:
-        """Until when no new name of its domain can be ordered, also one that is listed; None if one can."""
+        """Until when no new name of its domain can be ordered, if a Route lists it; None if one can."""
         moments = await self._store.ordered(registered_domain(name), now - HOUR)
         return None if len(moments) < self._most else moments[0] + HOUR

@@ -102,8 +102,9 @@ class Reply:
 
     def header(self, name: str) -> str:
         """The first such field, or ""."""
-        [value, *_] = self.headers.getRawHeaders(name) or [""]
-        return value
+        # Bytes, for what is not UTF-8 must not end in an error of another kind.
+        [value, *_] = self.headers.getRawHeaders(name.encode("ascii")) or [b""]
+        return value.decode("latin-1")
 
     @property
     def content_type(self) -> str:

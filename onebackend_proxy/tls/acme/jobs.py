@@ -14,6 +14,8 @@ AT_ONCE = 4
 """Orders under way; as many more may be for clients that wait."""
 PACE, PACE_SECONDS = 10, 10.0
 """New orders in so many seconds, at most: what certmagic allows itself with one account."""
+KEPT_FOR_VISITORS = 3
+"""Of these, those that only clients who wait for the name of a Route may use."""
 MAX_QUEUE = 1000
 """Names that wait for their turn, of those that nobody waits for."""
 LAST_WORDS = 2.0
@@ -25,14 +27,17 @@ class Job:
     """A name whose certificate is to be ordered, and who waits for that.
 
     `demanded` says that a client waits, `forced` that somebody wants it whatever has failed before, and
-    `since` when the first did, in Unix seconds. `running` is the order, once it is under way.
+    `since` when the first did, in Unix seconds. `made_up` is a name that no Route lists. `running` is what is
+    under way, `ordered` whether it has come to an order.
     """
 
     name: str
     since: float
+    made_up: bool = False
     demanded: bool = False
     forced: bool = False
     running: Deferred[None] | None = None
+    ordered: bool = False
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False)
 
     def wait(self) -> Deferred[None]:
@@ -75,9 +80,14 @@ class Jobs:
         self._told = ended
         self._later = later
         self._jobs: dict[str, Job] = {}
-        self._queue: deque[Job] = deque()
+        # Those who wait for the name of a Route; such names; and what strangers have made up.
+        self._visitors: deque[Job] = deque()
+        self._listed: deque[Job] = deque()
+        self._made_up: deque[Job] = deque()
+        self._turn_of_listed = True
         self._running = 0
-        self._begun: deque[float] = deque()
+        # When those began that are under way or have come to an order.
+        self._begun: dict[Job, float] = {}
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -92,42 +102,54 @@ class Jobs:
     @property
     def full(self) -> bool:
         """Whether no more should be added that nobody waits for."""
-        return len(self._queue) >= MAX_QUEUE
+        return len(self._listed) + len(self._made_up) >= MAX_QUEUE
 
-    def add(self, name: str, *, demanded: bool = False, forced: bool = False) -> Job:
+    def add(self, name: str, *, made_up: bool = False, demanded: bool = False, forced: bool = False) -> Job:
         """The job for this name, which is a new one if there is none."""
         job = self._jobs.get(name)
         if job is None:
-            job = self._jobs[name] = Job(name, self._reactor.seconds())
-            self._queue.append(job)
+            job = self._jobs[name] = Job(name, self._reactor.seconds(), made_up)
+            (self._made_up if made_up else self._listed).append(job)
         if demanded and not job.demanded:
             job.demanded = True
-            if job.running is None:
-                self._queue.remove(job)
-                self._queue.appendleft(job)
+            if job.running is None and not job.made_up:
+                self._listed.remove(job)
+                self._visitors.append(job)
         job.forced = job.forced or forced
         return job
 
     def begin(self) -> None:
-        """Begin as many as may be under way."""
+        """Begin as many as may be under way, those first that somebody waits for."""
         now = self._reactor.seconds()
-        while self._begun and not now - PACE_SECONDS < self._begun[0] <= now:
-            self._begun.popleft()
-        while self._queue and not self._stopping:
-            if len(self._begun) >= PACE:
-                self._later(self._begun[0] + PACE_SECONDS - now)
+        self._begun = {job: at for job, at in self._begun.items() if now - PACE_SECONDS < at <= now}
+        while not self._stopping:
+            queue = self._next_queue()
+            if queue is None:
                 return
-            job = self._queue[0]
-            if self._running >= (2 * AT_ONCE if job.demanded else AT_ONCE):
+            visitors = queue is self._visitors
+            if len(self._begun) >= (PACE if visitors else PACE - KEPT_FOR_VISITORS):
+                self._later(min(self._begun.values()) + PACE_SECONDS - now)
                 return
-            self._queue.popleft()
-            self._begun.append(now)
+            if self._running >= (2 * AT_ONCE if visitors else AT_ONCE):
+                return
+            if not visitors:
+                self._turn_of_listed = queue is self._made_up
+            job = queue.popleft()
+            self._begun[job] = now
             self._running += 1
             job.running = Deferred.fromCoroutine(self._run(job))
             job.running.addBoth(self._ended, job)
 
+    def _next_queue(self) -> deque[Job] | None:
+        """Visitors first; of the others now one that a Route lists, now one that a stranger has made up."""
+        others = (self._listed, self._made_up) if self._turn_of_listed else (self._made_up, self._listed)
+        return next((queue for queue in (self._visitors, *others) if queue), None)
+
     def _ended(self, result: Any, job: Job) -> None:
         self._running -= 1
+        if not job.ordered:
+            # Nobody was asked for anything.
+            self._begun.pop(job, None)
         self._finish(job, result if isinstance(result, Failure) else None)
         self._later(0.0)
 
@@ -139,7 +161,8 @@ class Jobs:
     def stop(self, failure: Failure) -> Deferred[Any]:
         """Begin no more, tell `failure` to those in the queue, and break off the others; fires soon."""
         self._stopping = True
-        self._queue.clear()
+        for queue in (self._visitors, self._listed, self._made_up):
+            queue.clear()
         ending = []
         for job in self:
             if job.running is None:

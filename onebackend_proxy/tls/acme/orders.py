@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
 import attrs
-from acme import challenges
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from josepy.jwk import JWKEC
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txacme.interfaces import IResponder
 
 from ...acme_settings import LETS_ENCRYPT
@@ -28,7 +28,8 @@ from .client import AcmeClient
 from .objects import Authorization, Order, certificate_id
 from .problems import MAX_WORDS, AcmeError, Problem, Unreachable, printable
 from .responders import DNS_01
-from .stored import pem_objects
+from .signing import key_authorization
+from .stored import ordered_certificate, pem_objects
 
 REHEARSALS = {LETS_ENCRYPT: "https://acme-staging-v02.api.letsencrypt.org/directory"}
 """Where a name that has failed is proved first, so as not to spend what failures the real one allows."""
@@ -37,8 +38,27 @@ FIRST_LOOKS = (0.1, 0.4)
 LOOKS = (0.5, 1.0, 2.0, 3.0)
 """Seconds between later looks, where it does not say itself when to look; the last again and again."""
 ORDER_SECONDS = 180.0
-"""In which an order must be complete: DNS may need two minutes of it."""
+"""In which each step of an order must be complete: DNS may need two minutes of it."""
+DIRECTORY_SECONDS = 600.0
+"""In which all that is tried at one directory must be."""
+LONGEST_PAUSE = 24 * 3600.0
+"""Seconds for which a directory is left alone, at most."""
 _log = Logger()
+
+
+@attrs.frozen
+class Offered:
+    """A challenge, as txacme's responders are told of it; the token is as the authority spelled it."""
+
+    typ: str
+    token: str
+
+
+@attrs.frozen
+class Response:
+    """What answers it (RFC 8555, 8.1)."""
+
+    key_authorization: str
 
 
 @attrs.frozen
@@ -93,8 +113,8 @@ class Orders:
         self.responders = tuple(responders)
         self._profile = profile
         self._rehearsals = rehearsals
-        # By directory: until when, in Unix seconds, it wants no orders at all, and its own words.
-        self._paused: dict[str, tuple[float, AcmeError]] = {}
+        # By directory and name ("" for all): until when, in Unix seconds, it wants no orders, and its words.
+        self._paused: dict[tuple[str, str], tuple[float, AcmeError]] = {}
 
     def __repr__(self) -> str:
         return f"<Orders: {', '.join(self.directories)}>"
@@ -117,22 +137,40 @@ class Orders:
         """
         failed: list[tuple[str, AcmeError]] = []
         for url in self.directories:
-            error = self._pause_of(url)
+            error = self._pause_of(url, "") or self._pause_of(url, name)
             if error is None:
                 try:
-                    return await self._at(url, name, issuance, previous)
+                    return await self._within(self._at(url, name, issuance, previous))
                 except AcmeError as caught:
                     error = caught
                     self._may_pause(url, name, error)
+                except (ProxyError, CancelledError):
+                    raise
+                except Exception as caught:
+                    # A mistake of ours, or an answer of a kind that nobody has thought of: the next may do.
+                    _log.failure("the order for {name} at {url} failed", name=name, url=url)
+                    error = AcmeError(f"the order failed here: {type(caught).__name__}")
+                _log.warn("{name} gets no certificate from {url}: {error}", name=name, url=url, error=error)
             failed.append((url, error))
         raise _all_failed(failed)
 
-    def _pause_of(self, url: str) -> AcmeError | None:
-        until, error = self._paused.get(url, (0.0, None))
+    def _within(self, ordering: Coroutine[Any, Any, Obtained]) -> Deferred[Obtained]:
+        """All of it in `DIRECTORY_SECONDS`: an authority that has no end must not hold up other names."""
+
+        def late(result: Any, seconds: float) -> Any:
+            if isinstance(result, Failure):
+                result.trap(CancelledError)
+            raise Unreachable(f"the order was not complete after {seconds:.0f} s")
+
+        done: Deferred[Obtained] = Deferred.fromCoroutine(ordering)
+        return done.addTimeout(DIRECTORY_SECONDS, self._reactor, late)
+
+    def _pause_of(self, url: str, name: str) -> AcmeError | None:
+        until, error = self._paused.get((url, name), (0.0, None))
         left = until - self._reactor.seconds()
         # Longer than it wanted: the clock was ahead. By a second at least, for numbers are rounded.
         if error is None or not 0 < left <= (error.retry_after or 0.0) + 1:
-            self._paused.pop(url, None)
+            self._paused.pop((url, name), None)
             return None
         return AcmeError(str(error), retry_after=left)
 
@@ -140,16 +178,15 @@ class Orders:
         """Leave an authority alone that is busy or has had enough of us; limits of one name are its own."""
         if error.retry_after is None:
             return
-        if isinstance(error, Problem):
-            labels = name.removeprefix("*.").split(".")
-            above = [".".join(labels[index:]) for index in range(max(1, len(labels) - 1))]
-            limited = error.type == "rateLimited" and not any(each in str(error) for each in above)
-            all_names = limited or error.status_code == 503
+        if _is_about(error, name):
+            paused = name
         else:
-            # In nobody's words: who stands before the authority knows no names.
-            all_names = isinstance(error, Unreachable)
-        if all_names:
-            self._paused[url] = (self._reactor.seconds() + error.retry_after, error)
+            # A page that says so for a month is no reason to let certificates end.
+            error.retry_after = min(error.retry_after, LONGEST_PAUSE)
+            paused = ""
+        now = self._reactor.seconds()
+        self._paused = {key: kept for key, kept in self._paused.items() if kept[0] > now}
+        self._paused[url, paused] = (now + error.retry_after, error)
 
     async def _at(self, url: str, name: str, issuance: Issuance, previous: Certificate | None) -> Obtained:
         """By the first kind of challenge that works at this directory."""
@@ -199,7 +236,12 @@ class Orders:
         order = await client.finalize(order, request_for(name, key))
         order = await self._complete(client, order, "valid")
         chain = await client.certificate(order.certificate)
-        return Obtained(key_pem(key), chain, url, responder.challenge_type if proved else "")
+        obtained = Obtained(key_pem(key), chain, url, responder.challenge_type if proved else "")
+        try:
+            ordered_certificate(obtained.key + chain, name, self._reactor.seconds())
+        except ValueError as error:
+            raise AcmeError(f"what came {error}") from None
+        return obtained
 
     async def _order(self, client: AcmeClient, url: str, name: str, previous: Certificate | None) -> Order:
         directory = await client.directory()
@@ -218,6 +260,9 @@ class Orders:
     async def _prove(self, client: AcmeClient, order: Order, name: str, responder: IResponder) -> bool:
         """Prove to the authority that the name is ours; False where it knows that; raises `NotProved`."""
         proved = False
+        number = len(order.authorizations)
+        if number > 1:
+            raise Unreachable(f"an order for one name came with {number} authorizations")
         for url in order.authorizations:
             authorization = await client.authorization(url)
             if authorization.status == "valid":
@@ -279,8 +324,8 @@ async def _responding(
     client: AcmeClient, responder: IResponder, name: str, token: str
 ) -> AsyncIterator[None]:
     """While a challenge is answered."""
-    challenge: Any = challenges.Challenge.from_json({"type": responder.challenge_type, "token": token})
-    response = challenge.response(JWKEC(key=client.key))
+    challenge = Offered(responder.challenge_type, token)
+    response = Response(key_authorization(token, client.key))
     try:
         try:
             await responder.start_responding(name, challenge, response)
@@ -301,6 +346,18 @@ def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
     return request.add_extension(names, False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def _is_about(error: AcmeError, name: str) -> bool:
+    """Whether what an authority says is about one name, and not about all that we order."""
+    if not isinstance(error, Problem):
+        # In nobody's words: who stands before the authority knows no names.
+        return isinstance(error, NotProved)
+    if error.type != "rateLimited":
+        return error.status_code != 503
+    labels = name.removeprefix("*.").split(".")
+    above = [".".join(labels[index:]) for index in range(max(1, len(labels) - 1))]
+    return any(each in str(error) for each in above)
 
 
 def _why_not(found: Order | Authorization) -> AcmeError:

@@ -167,10 +167,24 @@ def _has_come(moment: _Time | None, now: _Time) -> bool:
     return moment is None or moment <= now or moment > now + _LONGEST_WAIT
 
 
+def forbidden_until(issuance: Issuance | None, now: _Time) -> _Time | None:
+    """Until when an authority wants to be left alone, whoever asks; None if it does not."""
+    if issuance is None or _by_a_clock_ahead(issuance, now) or _has_come(issuance.not_before, now):
+        return None
+    return issuance.not_before
+
+
 def waits_until(issuance: Issuance | None, now: _Time) -> _Time | None:
     """Until when it is not tried while nobody demands it; None if it is time to try, or to try again."""
-    moments = (issuance.not_before, issuance.retry_at) if issuance is not None else ()
+    if issuance is None or _by_a_clock_ahead(issuance, now):
+        return None
+    moments = (issuance.not_before, issuance.retry_at)
     return max((each for each in moments if each is not None and not _has_come(each, now)), default=None)
+
+
+def _by_a_clock_ahead(issuance: Issuance, now: _Time) -> bool:
+    """Whether it was tried in the future: nothing that was noted then can be believed."""
+    return issuance.tried_at is not None and issuance.tried_at > now + _MINUTE
 
 
 def may_try(issuance: Issuance | None, now: _Time) -> bool:
@@ -182,6 +196,6 @@ def may_demand(issuance: Issuance | None, now: _Time) -> bool:
     """Whether to try for a handshake that waits: sooner, but never before an authority allows it."""
     if issuance is None or may_try(issuance, now):
         return True
-    if not _has_come(issuance.not_before, now):
+    if forbidden_until(issuance, now) is not None:
         return False
     return issuance.tried_at is None or now - issuance.tried_at >= _BETWEEN_DEMANDS

@@ -33,8 +33,7 @@ class StoredResponder:
 
     def _challenge(self, name: str, challenge: Any, response: Any) -> Challenge:
         now = datetime.datetime.fromtimestamp(self._seconds(), datetime.UTC)
-        token = challenge.encode("token")
-        return Challenge(self.challenge_type, name, token, response.key_authorization, now + LIFE)
+        return Challenge(self.challenge_type, name, challenge.token, response.key_authorization, now + LIFE)
 
     def start_responding(self, server_name: str, challenge: Any, response: Any) -> Deferred[None]:
         """See `txacme.interfaces.IResponder`: when it fires, every process can answer."""

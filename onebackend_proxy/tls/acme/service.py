@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ PUBLISHED_SECONDS = 2.0
 """In which what another process has stored is published here, or never."""
 SAVE_AGAIN = 5.0
 """Seconds until a certificate that the store could not take is offered again."""
+
+
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]+")
 
 
 class _Failed(Exception):
@@ -185,6 +189,13 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                 and certificate.not_after > self._moment()
             ):
                 raise Conflict(f"the certificate for {name} was saved by hand: delete it first")
+            known = self.schedule.known.get(name)
+            until = renewal.forbidden_until(known, self._moment())
+            if known is not None and until is not None:
+                wait = int((until - self._moment()).total_seconds()) + 1
+                raise TooManyRequests(
+                    f"{name}: not before {until:%Y-%m-%d %H:%M:%S} UTC: {known.problem}", wait
+                )
         for name in names:
             self.issue_cert(name).addErrback(_told_already)
 
@@ -195,9 +206,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         name = self.schedule.order_for(name)
         if name not in self._jobs and not self._may_demand(name):
             return None
-        if not self.schedule.is_listed(name):
+        made_up = not self.schedule.is_listed(name)
+        if made_up:
             self._demanded.add(name)
-        return self._begun(self._jobs.add(name, demanded=True))
+        return self._begun(self._jobs.add(name, made_up=made_up, demanded=True))
 
     def _may_demand(self, name: str) -> bool:
         now = self._moment()
@@ -205,7 +217,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             return False
         if self.schedule.is_listed(name):
             return True
-        return len(self._demanded) < MAX_DEMANDED and not self._budget.is_spent(name, now)
+        if len(self._demanded) >= MAX_DEMANDED or self._budget.is_spent(name, now):
+            return False
+        # No authority signs others; what is a name to DNS need not be one of a host.
+        return _HOST.fullmatch(name) is not None
 
     def issue_cert(self, server_name: str) -> Deferred[None]:
         """See `txacme.service.AcmeIssuingService`: fires when there is a new one, or fails.
@@ -230,6 +245,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             after = UNREADABLE_SECONDS
             if not failure.check(ProxyError, CancelledError):
                 self._log.failure("the order for {name} failed", failure, name=job.name)
+                self._note_mistake(job.name, failure)
             elif not self._stopping:
                 self._log.error(
                     "the order for {name} was broken off, next try in {seconds:.0f} s: {error}",
@@ -238,6 +254,12 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                     error=failure.getErrorMessage(),
                 )
         self.schedule.plan([job.name], after=after)
+
+    def _note_mistake(self, name: str, failure: Failure) -> None:
+        """Whatever it was, it must not be tried again by each handshake."""
+        known = self.schedule.known.get(name, Issuance(name))
+        words = f"the order failed here: {type(failure.value).__name__}"
+        self.schedule.know(renewal.failed(known, words, "", self._moment()))
 
     async def _run(self, job: Job) -> None:
         """One name: alone among all processes, and only if it is (still) needed."""
@@ -270,16 +292,17 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             return False
         if previous is not None and previous.not_after > now:
             # Another process may have been faster.
-            if previous.updated_at.timestamp() > job.since:
+            if job.since < previous.updated_at.timestamp() <= now.timestamp():
                 return False
             due = previous.directory and renewal.renew_at(previous, issuance, now) <= now
             if not (due or job.forced):
                 return False
-        if issuance.tried_at is not None and issuance.tried_at.timestamp() > job.since:
+        tried_at = issuance.tried_at
+        if tried_at is not None and job.since < tried_at.timestamp() <= now.timestamp():
             # Another process has tried it since, and failed.
             allowed = False
         elif job.forced:
-            allowed = issuance.not_before is None or issuance.not_before <= now
+            allowed = renewal.forbidden_until(issuance, now) is None
         elif job.demanded:
             allowed = renewal.may_demand(issuance, now)
         else:
@@ -301,12 +324,12 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
         """What is known after the order; raises `_Failed`."""
         if previous is None:
             await self._spend(job, issuance)
+        job.ordered = True
         self._log.info("ordering a certificate for {name}", name=job.name)
         try:
             challenge = await self._with_client(self._issue_cert, job.name, issuance, previous)
         except NoCertificate as error:
             raise self._failed(issuance, previous, error) from None
-        self._log.info("there is a new certificate for {name}", name=job.name)
         return renewal.succeeded(issuance, challenge)
 
     def _issue_cert(
@@ -324,6 +347,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
                 if await self._was_saved_by_hand(name):
                     return obtained.challenge
                 await self.cert_store.store(name, obtained.pem_objects(), obtained.directory)
+                self._log.info("there is a new certificate for {name}", name=name)
                 return obtained.challenge
             except ValueError as error:
                 raise NoCertificate(f"what came {error}", obtained.directory) from None
@@ -367,12 +391,12 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
     async def _spend(self, job: Job, issuance: Issuance) -> None:
         """Put an order for a new name on its domain's budget."""
         now = self._moment()
-        listed = self.schedule.is_listed(job.name)
-        spent = await self._budget.spend(job.name, listed, now)
+        made_up = not self.schedule.is_listed(job.name)
+        spent = await self._budget.spend(job.name, made_up, now)
         if spent is None:
             return
         until, words = spent
-        if listed:
+        if not made_up:
             # Of names that strangers have made up nothing is kept.
             issuance = attrs.evolve(issuance, problem=words, retry_at=until, not_before=until)
             self._log.warn("no order for {name}: {words}", name=job.name, words=words)

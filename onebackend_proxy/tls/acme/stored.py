@@ -13,13 +13,29 @@ from txacme.interfaces import ICertificateStore
 from zope.interface import implementer
 
 from ...interfaces import IStore
+from ...records import Certificate
 from ..certificates import read_bundle
+
+SHORTEST = datetime.timedelta(seconds=10)
+"""What a new certificate must live on, or we would order all the time."""
 
 
 def pem_objects(text: str) -> list[Any]:
     """The keys and certificates of a PEM text, as txacme hands them on."""
     objects: list[Any] = pem.parse(text.encode("ascii"))
     return objects
+
+
+def ordered_certificate(text: str, name: str, seconds: float) -> Certificate:
+    """The certificate that was ordered for `name`, now (in Unix seconds); `ValueError` if it is of no use.
+
+    It is for that name and no other, whatever else the authority has put into it: nobody has asked for that.
+    """
+    now = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    certificate = read_bundle(text, now, id=name)
+    if certificate.not_after - now < SHORTEST:
+        raise ValueError(f"has a certificate that ends at {certificate.not_after:%H:%M:%S} UTC, too soon")
+    return attrs.evolve(certificate, names=(name,))
 
 
 @implementer(ICertificateStore)
@@ -59,6 +75,5 @@ class StoredCertificates:
 
     async def _save(self, name: str, objects: Sequence[Any], directory: str) -> None:
         text = "".join(each.as_bytes().decode("ascii") for each in objects)
-        now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
-        certificate = read_bundle(text, now, id=name)
+        certificate = ordered_certificate(text, name, self._reactor.seconds())
         await self._store.save_certificates([attrs.evolve(certificate, directory=directory)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -86,13 +87,16 @@ class Authority:
 
     async def client(self, url: str) -> Authority:
         assert url == DIRECTORY
-        return self
-
-    async def renewal_info(self, chain: str) -> RenewalInfo | None:
         self.infos += 1
         if self.thinking is not None:
             self.thinking.append(Deferred())
             await self.thinking[-1]
+        return self
+
+    async def directory(self) -> SimpleNamespace:
+        return SimpleNamespace(renewal_info="" if self.info is None else f"{DIRECTORY}/renewal")
+
+    async def renewal_info(self, chain: str) -> RenewalInfo | None:
         if isinstance(self.info, AcmeError):
             raise self.info
         return self.info
@@ -117,7 +121,7 @@ class Process:
             self.authority,  # type: ignore[arg-type]
             lambda host: self._table.find(host, self.now()),
             lambda id: id in self.used,
-            Budget(store, 20),
+            Budget(store, 20, 20),
         )
         store.follow(self._publish)
         self.service.start()

@@ -10,9 +10,11 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
+from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable, TooManyRequests
+from onebackend_proxy.records import Issuance
+from onebackend_proxy.tls.acme import renewal
 from onebackend_proxy.tls.acme.asking import AT_ONCE as AT_ONCE_ASKED
-from onebackend_proxy.tls.acme.jobs import AT_ONCE, PACE
+from onebackend_proxy.tls.acme.jobs import AT_ONCE, KEPT_FOR_VISITORS, PACE
 from onebackend_proxy.tls.acme.objects import RenewalInfo
 from onebackend_proxy.tls.acme.problems import AcmeError
 
@@ -173,6 +175,38 @@ class OnDemandTests(IssuingTestCase):
         self.world.leap(hours=1)
         self.assertIsNotNone(self.service.demand("later.x.com"))
 
+    def test_made_up_names_do_not_hold_up_one_that_a_route_lists(self):
+        self.world.route("*.x.com", "*.y.com")
+        for number in range(60):
+            for domain in ("x.com", "y.com"):
+                waiting = self.service.demand(f"n{number}.{domain}")
+                if waiting is not None:
+                    waiting.addErrback(lambda _: None)
+        self.world.route("honest.org")
+        for _ in range(10):
+            for asked in list(self.authority.open):
+                asked.refuse("no such name")
+            self.world.turn(1)
+        self.assertIn("honest.org", self.authority.names)
+
+    def test_made_up_names_have_a_budget_for_the_week(self):
+        self.world.route("*.x.com")
+        for hour in range(24):
+            for number in range(12):
+                waiting = self.service.demand(f"n{hour}-{number}.x.com")
+                if waiting is not None:
+                    waiting.addErrback(lambda _: None)
+                self.world.turn(2)
+                for asked in list(self.authority.open):
+                    asked.grant()
+            self.world.leap(hours=1)
+        self.assertEqual(len(self.authority.asked), 20)
+
+    def test_what_no_host_can_be_called_is_not_ordered(self):
+        self.world.route("*.x.com")
+        for name in ("_acme-challenge.x.com", "a_b.x.com", "-a.x.com", "a-.x.com"):
+            self.assertIsNone(self.service.demand(name))
+
     def test_a_name_below_a_wildcard_is_renewed_only_while_somebody_comes_for_it(self):
         self.world.route("*.x.com")
         self.service.demand("a.x.com")
@@ -228,15 +262,45 @@ class HowManyTests(IssuingTestCase):
             self.service.demand(f"{29 - number}.org")
         self.assertEqual(len(self.authority.open), 2 * AT_ONCE)
 
+    def test_who_came_first_is_served_first(self):
+        self.world.route(*(f"{number}.org" for number in range(30)))
+        for number in range(20, 30):
+            watch(self.service.demand(f"{number}.org"))
+        for _ in range(40):
+            for asked in list(self.authority.open):
+                asked.grant()
+            self.world.turn(1)
+        waited = [name for name in self.authority.names if int(name.partition(".")[0]) >= 20]
+        self.assertEqual(waited, [f"{number}.org" for number in range(20, 30)])
+
+    def test_what_is_refused_by_the_budget_holds_up_nobody(self):
+        self.world.route(*(f"n{number}.x.com" for number in range(200)))
+        for _ in range(30):
+            for asked in list(self.authority.open):
+                asked.grant()
+            self.world.turn(1)
+        self.world.route("honest.org")
+        for _ in range(11):
+            for asked in list(self.authority.open):
+                asked.grant()
+            self.world.turn(1)
+        self.assertIn("honest.org", self.authority.names)
+        self.assertEqual(len(self.authority.asked), 21)
+
     def test_and_ten_in_ten_seconds(self):
         self.world.route(*(f"{number}.org" for number in range(30)))
         counts = []
-        for _second in range(31):
+        for _second in range(51):
             for asked in list(self.authority.open):
                 asked.grant()
             self.world.turn(1)
             counts.append(len(self.authority.asked))
-        self.assertEqual(counts[8], PACE)
+            if _second == 8:
+                # Some of them are kept for those who wait.
+                self.assertEqual(counts[8], PACE - KEPT_FOR_VISITORS)
+                for number in range(29, 20, -1):
+                    watch(self.service.demand(f"{number}.org"))
+                self.assertEqual(len(self.authority.asked), PACE)
         self.assertEqual(counts[-1], 30)
         for start in range(20):
             self.assertLessEqual(counts[start + 9] - counts[start], PACE)
@@ -253,7 +317,7 @@ class HowManyTests(IssuingTestCase):
         waiting = [self.world.issuance(f"n{number}.x.co.uk") for number in range(5)]
         words = [known.problem for known in waiting if known is not None and known.problem]
         self.assertEqual(len(words), 2)
-        self.assertIn("3 names of x.co.uk were ordered within an hour", words[0])
+        self.assertIn("3 new names were ordered for x.co.uk within an hour", words[0])
         self.world.turn(3700)
         for _ in range(20):
             for asked in list(self.authority.open):
@@ -402,6 +466,47 @@ class FailureTests(IssuingTestCase):
         self.world.route("a.com")
         self.assertEqual(len(self.authority.asked), 2)
 
+    def test_a_failure_under_a_clock_that_was_ahead_holds_up_nobody(self):
+        for days in (1, 30, 365):
+            name = f"d{days}.com"
+            self.world.route(name)
+            asked = self.authority.open[0]
+            now = self.process.now()
+            ahead = attrs.evolve(
+                renewal.failed(Issuance(name), "no", "", now + datetime.timedelta(days=days)), challenge=""
+            )
+            self.world.clock.advance(0)
+            asked.refuse()
+            self.world.turn()
+            self.service.schedule.know(ahead)
+            self.world.store._issuances[name] = ahead
+            self.service.schedule.plan([name])
+            self.world.turn(10)
+            self.assertEqual(self.authority.names.count(name), 2, days)
+            self.authority.open[0].grant()
+
+    def test_a_certificate_stored_under_a_clock_that_was_ahead_is_renewed(self):
+        kept = self.world.save("a.com", directory=DIRECTORY)
+        ahead = kept.updated_at + datetime.timedelta(days=80)
+        self.world.store.save_certificates([attrs.evolve(kept, updated_at=ahead)])
+        self.world.route("a.com")
+        self.world.leap(days=66)
+        self.world.turn(10)
+        self.assertEqual(self.authority.names, ["a.com"])
+
+    def test_a_mistake_of_ours_is_not_made_by_each_handshake(self):
+        self.world.route("a.com")
+        watch(self.service.demand("a.com"))
+        self.authority.open[0].answer.errback(ZeroDivisionError("oh"))
+        self.world.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        for _ in range(30):
+            self.assertIsNone(self.service.demand("a.com"))
+            self.world.turn(1)
+        self.assertEqual(len(self.authority.asked), 1)
+        self.world.turn(60)
+        self.assertEqual(len(self.authority.asked), 2)
+
     def test_people_may_order_at_once_what_has_failed_unless_the_authority_forbids_it(self):
         self.world.route("a.com")
         self.authority.open[0].refuse()
@@ -410,7 +515,8 @@ class FailureTests(IssuingTestCase):
         self.assertEqual(len(self.authority.asked), 2)
         self.authority.open[0].refuse("slow down", retry_after=600)
         self.world.turn()
-        self.service.order(["a.com"])
+        error = self.assertRaises(TooManyRequests, self.service.order, ["a.com"])
+        self.assertIn("slow down", error.message)
         self.world.turn(5)
         self.assertEqual(len(self.authority.asked), 2)
 
