@@ -12,6 +12,8 @@ from .transport import ORDER_PATIENCE
 
 MAX_WAITING = 1000
 """Clients that may wait at one time, for whatever names."""
+MAX_FOR_ONE = 250
+"""Of these, for one name: those who want a name whose authority hangs leave room for others."""
 
 Order = Callable[[str], Deferred[Any] | None]
 """Begins the order for a canonical name, or finds it under way, and fires when it has ended, either way.
@@ -48,6 +50,8 @@ class OnDemand:
             return None
         ended = None
         under_way = self._orders.get(name)
+        if under_way is not None and len(under_way.waiting) >= MAX_FOR_ONE:
+            return None
         if under_way is None or self._now() >= under_way.since + ORDER_PATIENCE:
             # The first one, or that one takes so long that nobody who came with it is left.
             ended = order(name)

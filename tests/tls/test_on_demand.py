@@ -136,6 +136,15 @@ class TestOnDemand(SynchronousTestCase):
         self.orders.under_way[1].callback(None)
         assert new.called and repr(self.list) == "<OnDemand: 0 wait for 0 orders>"
 
+    def test_those_who_wait_for_one_leave_room_for_others(self) -> None:
+        self.patch(on_demand, "MAX_FOR_ONE", 2)
+        waiters = [self.wait(), self.wait()]
+        assert self.list.wait("y.com", self.orders) is None
+        waiters.append(self.wait("z.com"))
+        waiters[0].addErrback(lambda _: None).cancel()
+        waiters.append(self.wait())
+        assert self.orders.asked == ["y.com", "z.com"]
+
     def test_so_many_and_no_more(self) -> None:
         self.patch(on_demand, "MAX_WAITING", 3)
         waiters = [self.wait(name) for name in ("y.com", "z.com", "y.com")]

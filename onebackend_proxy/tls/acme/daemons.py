@@ -22,6 +22,7 @@ class DaemonThreads:
         self._reactor = reactor
         self._pool = ThreadPool(0, THREADS, "dns")
         self._pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
+        # There is no public name for it.
         self.nameResolver: IHostnameResolver = GAIResolver(self, self.getThreadPool)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
