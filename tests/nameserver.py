@@ -22,13 +22,13 @@ import dns.query
 import dns.rdatatype
 import pytest
 
+from tests.debian import apt_install
 from tests.e2e.waiting import free_port, wait_until
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "dns-01.rst"
 PROGRAMS = {"knot": "knotd", "bind": "named"}
 PACKAGES = {"knot": "knot", "bind": "bind9"}
 SECRET = "c2l4dGVlbiBieXRlcyBhbmQgc2l4dGVlbiBtb3JlIQ=="
-APT_SECONDS = 180.0
 ZONE = """\
 $TTL 5
 @ SOA ns hostmaster 1 60 60 600 1
@@ -212,7 +212,7 @@ def find_nameserver(kind: str = "") -> tuple[str, str]:
             return each, program
     said = []
     for each in kinds:
-        said.append(_install(PACKAGES[each]))
+        said.append(apt_install(PACKAGES[each]))
         program = _program(each)
         if program is not None:
             return each, program
@@ -226,23 +226,3 @@ def find_nameserver(kind: str = "") -> tuple[str, str]:
 def _program(kind: str) -> str | None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
     return shutil.which(PROGRAMS[kind], path=path)
-
-
-def _install(package: str) -> str:
-    """Try; what is wrong if it did not work."""
-    if shutil.which("apt-get") is None:
-        return f"{package} is not on PATH, and there is no apt-get"
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    command = [*prefix, "apt-get", "install", "-y", "--no-install-recommends", package]
-    try:
-        done = subprocess.run(
-            command,
-            timeout=APT_SECONDS,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{' '.join(command)} failed: {error}"
-    return f"{' '.join(command)}: {done.stderr[-1000:].strip() or done.returncode}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import os
 import pathlib
 import shutil
 import stat
-import subprocess
+
+from ..debian import apt_install
 
 INSTALL_EXTRAS = "pip install '.[test]' (tox does it)"
 
@@ -61,13 +61,10 @@ def faketime() -> pathlib.Path:
     """The library that moves a process's clock, for LD_PRELOAD; apt-get installs it where it may."""
     found = _faketime()
     if found is None:
-        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        command = [*prefix, "apt-get", "install", "-y", "libfaketime"]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        failed = apt_install("libfaketime")
         found = _faketime()
-    if found is None:
-        raise ProgramMissing("libfaketime is not there, and cannot be had: apt-get install libfaketime")
+        if found is None:
+            raise ProgramMissing(f"libfaketime is not there, and cannot be had: {failed}")
     return found
 
 
