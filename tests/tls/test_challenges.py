@@ -148,10 +148,10 @@ class TestFinding(WithLog):
     def test_what_is_no_token_costs_nothing(self) -> None:
         store = Store()
         challenges = self.challenges(store)
-        for token in ("", ".", "a/b", "a.b", "t" * 257, "tök", "a\n", "a=", "a?b", "../x", "%41"):
+        for token in ("", ".", "a/b", "a.b", "t" * 513, "tök", "a\n", "a=", "a?b", "../x", "%41"):
             assert self.found(challenges, HTTP_01, "x.com", token) is None
         assert store.begun == 0
-        for token in ("t" * 256, "-_09azAZ"):
+        for token in ("t" * 512, "-_09azAZ"):
             self.assertNoResult(challenges.find(HTTP_01, "x.com", token))
 
     def test_what_is_placed_here_is_answered_without_the_store(self) -> None:
