@@ -181,8 +181,8 @@ class IStore(Interface):
         the moment of the oldest of them is the answer. What was noted for it before `since` is forgotten.
         """
 
-    def ordered(domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:
-        """The moments of the orders noted for names of this domain after `since`, the oldest first."""
+    def ordered(domain: str, since: datetime.datetime) -> Deferred[tuple[tuple[str, datetime.datetime], ...]]:
+        """The names of this domain for which an order was noted after `since`, and when, the oldest first."""
 
     def challenges(now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
         """All proofs that may be asked for, those not expired by `now`."""

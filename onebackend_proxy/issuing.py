@@ -130,12 +130,13 @@ class EdgeIssuing:
         return self._store.issuances().addCallback(found)
 
     def _spent_until(self, name: str) -> Deferred[datetime.datetime | None]:
-        """A renewal is on no budget, and neither is a name that was ordered within the hour already."""
+        """A renewal is on no budget."""
         certificate = self._certificates.contexts.certificate_for(name)
         if certificate is not None and certificate.id == name:
             return succeed(None)
+        made_up = not self._service.schedule.is_listed(name)
         now = datetime.datetime.fromtimestamp(self._reactor.seconds(), datetime.UTC)
-        return Deferred.fromCoroutine(self._budget.spent_until(name, now))
+        return Deferred.fromCoroutine(self._budget.spent_until(name, made_up, now))
 
     def _directories_say(self) -> Deferred[Any]:
         asked = [self._directory_says(url) for url in self._directories]

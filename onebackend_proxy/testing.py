@@ -365,13 +365,16 @@ class MemoryStore:
 
         return self._do(work)
 
-    def ordered(self, domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:
-        """The moments of the orders noted for names of this domain after `since`, the oldest first."""
-        return self._do(
-            lambda: tuple(
-                sorted(moment for key, moment in self._orders.items() if key[0] == domain and moment > since)
-            )
-        )
+    def ordered(
+        self, domain: str, since: datetime.datetime
+    ) -> Deferred[tuple[tuple[str, datetime.datetime], ...]]:
+        """The names of this domain for which an order was noted after `since`, and when, the oldest first."""
+
+        def work() -> tuple[tuple[str, datetime.datetime], ...]:
+            found = [(key[1], at) for key, at in self._orders.items() if key[0] == domain and at > since]
+            return tuple(sorted(found, key=lambda each: (each[1], each[0])))
+
+        return self._do(work)
 
     def challenges(self, now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
         """All that have not expired by `now`, sorted by kind, name and token."""

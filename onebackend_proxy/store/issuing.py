@@ -74,11 +74,19 @@ class IssuingStatements(Transactions):
         """
         return self._write(lambda connection: _spend(connection, domain, name, now, since, most))
 
-    def ordered(self, domain: str, since: datetime.datetime) -> Deferred[tuple[datetime.datetime, ...]]:
-        """The moments of the orders noted for names of this domain after `since`, the oldest first."""
-        moment = schema.orders.c.ordered_at
-        listing = sa.select(moment).where(schema.orders.c.domain == domain, moment > since).order_by(moment)
-        return self._read(lambda connection: tuple(connection.scalars(listing)))
+    def ordered(
+        self, domain: str, since: datetime.datetime
+    ) -> Deferred[tuple[tuple[str, datetime.datetime], ...]]:
+        """The names of this domain for which an order was noted after `since`, and when, the oldest first."""
+        name, moment = schema.orders.c.name, schema.orders.c.ordered_at
+        listing = sa.select(name, moment).where(schema.orders.c.domain == domain, moment > since)
+
+        def work(connection: sa.Connection) -> tuple[tuple[str, datetime.datetime], ...]:
+            return tuple(
+                (row.name, row.ordered_at) for row in connection.execute(listing.order_by(moment, name))
+            )
+
+        return self._read(work)
 
     def challenges(self, now: datetime.datetime) -> Deferred[tuple[Challenge, ...]]:
         """All that have not expired by `now`, sorted by kind, name and token."""

@@ -40,9 +40,9 @@ class Budget:
     ) -> tuple[datetime.datetime, str] | None:
         """Note an order for this name; until when it may not be made, and why, if it may not."""
         domain = registered_domain(name)
+        spent = await self._spend(domain, name, now, HOUR, self._of_an_hour(made_up), "an hour")
         if not made_up:
-            return await self._spend(domain, name, now, HOUR, self._most, "an hour")
-        spent = await self._spend(domain, name, now, HOUR, max(1, self._most // 2), "an hour")
+            return spent
         if spent is None:
             # Under a name that no domain has, so that it is counted by itself.
             spent = await self._spend(f"*.{domain}", name, now, WEEK, self._made_up, "a week")
@@ -71,7 +71,18 @@ class Budget:
         )
         return until, told
 
-    async def spent_until(self, name: str, now: datetime.datetime) -> datetime.datetime | None:
-        """Until when no new name of its domain can be ordered, if a Route lists it; None if one can."""
-        moments = await self._store.ordered(registered_domain(name), now - HOUR)
-        return None if len(moments) < self._most else moments[0] + HOUR
+    async def spent_until(self, name: str, made_up: bool, now: datetime.datetime) -> datetime.datetime | None:
+        """Until when an order for this new name could not be made; None if it could. Nothing is noted."""
+        domain = registered_domain(name)
+        windows = [(domain, HOUR, self._of_an_hour(made_up))]
+        if made_up:
+            windows.append((f"*.{domain}", WEEK, self._made_up))
+        ends = []
+        for of, window, most in windows:
+            others = [at for each, at in await self._store.ordered(of, now - window) if each != name]
+            if len(others) >= most:
+                ends.append((others[0] if others else now) + window)
+        return max(ends, default=None)
+
+    def _of_an_hour(self, made_up: bool) -> int:
+        return max(1, self._most // 2) if made_up else self._most

@@ -27,6 +27,7 @@ from .accounts import Accounts
 from .client import AcmeClient
 from .objects import Authorization, Order, certificate_id
 from .problems import MAX_WORDS, AcmeError, Problem, Unreachable, printable
+from .renewal import LONGEST_WAIT
 from .responders import DNS_01
 from .signing import key_authorization
 from .stored import ordered_certificate, pem_objects
@@ -42,7 +43,7 @@ ORDER_SECONDS = 180.0
 DIRECTORY_SECONDS = 600.0
 """In which all that is tried at one directory must be."""
 LONGEST_PAUSE = 24 * 3600.0
-"""Seconds for which a directory is left alone, at most."""
+"""Seconds for which a directory is left alone with all names, at most."""
 _log = Logger()
 
 
@@ -178,12 +179,9 @@ class Orders:
         """Leave an authority alone that is busy or has had enough of us; limits of one name are its own."""
         if error.retry_after is None:
             return
-        if _is_about(error, name):
-            paused = name
-        else:
-            # A page that says so for a month is no reason to let certificates end.
-            error.retry_after = min(error.retry_after, LONGEST_PAUSE)
-            paused = ""
+        # A page that says so for a month is no reason to let certificates end.
+        paused, most = (name, LONGEST_WAIT.total_seconds()) if _is_about(error, name) else ("", LONGEST_PAUSE)
+        error.retry_after = min(error.retry_after, most)
         now = self._reactor.seconds()
         self._paused = {key: kept for key, kept in self._paused.items() if kept[0] > now}
         self._paused[url, paused] = (now + error.retry_after, error)

@@ -27,7 +27,7 @@ _WAITS = (
 """How long to wait after the first failure in a row, the second and so on; the last goes for all others."""
 _EAGER = 30 * _DAY
 """After failing for so long a name is tried once a day only: nobody seems to miss it."""
-_LONGEST_WAIT = 8 * _DAY
+LONGEST_WAIT = 8 * _DAY
 """Nobody is heeded who wants to be left alone for longer; the longest limits of authorities last a week."""
 _SHORTEST_WAIT = 5 * _SECOND
 _BETWEEN_DEMANDS = 15 * _MINUTE
@@ -150,7 +150,7 @@ def _not_before(issuance: Issuance, retry_after: float | None, now: _Time) -> _T
     """What an authority asked for, now or earlier, as far as it is still to come."""
     moments = [issuance.not_before] if not _has_come(issuance.not_before, now) else []
     if retry_after is not None:
-        moments.append(now + _seconds(retry_after, _LONGEST_WAIT))
+        moments.append(now + _seconds(retry_after, LONGEST_WAIT))
     return max((moment for moment in moments if moment is not None), default=None)
 
 
@@ -164,7 +164,7 @@ def succeeded(issuance: Issuance, challenge: str) -> Issuance:
 
 def _has_come(moment: _Time | None, now: _Time) -> bool:
     # No wait is longer than that: whoever wrote this moment had a clock that was wrong.
-    return moment is None or moment <= now or moment > now + _LONGEST_WAIT
+    return moment is None or moment <= now or moment > now + LONGEST_WAIT
 
 
 def forbidden_until(issuance: Issuance | None, now: _Time) -> _Time | None:

@@ -217,7 +217,12 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             return False
         if self.schedule.is_listed(name):
             return True
-        if len(self._demanded) >= MAX_DEMANDED or self._budget.is_spent(name, now):
+        if len(self._demanded) >= MAX_DEMANDED:
+            return False
+        if self.schedule.is_ours(name, self.schedule.certificate_for(name)):
+            # It has expired: that is a renewal.
+            return True
+        if self._budget.is_spent(name, now):
             return False
         # No authority signs others; what is a name to DNS need not be one of a host.
         return _HOST.fullmatch(name) is not None

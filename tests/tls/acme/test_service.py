@@ -202,6 +202,16 @@ class OnDemandTests(IssuingTestCase):
             self.world.leap(hours=1)
         self.assertEqual(len(self.authority.asked), 20)
 
+    def test_a_made_up_name_that_has_expired_is_a_renewal_and_on_no_budget(self):
+        self.world.route("*.x.com")
+        watch(self.service.demand("a.x.com"))
+        self.authority.open[0].grant()
+        self.world.leap(days=91)
+        self.process.service._budget._made_up = 0
+        self.assertIsNone(self.service.demand("b.x.com"))
+        self.assertIsNotNone(self.service.demand("a.x.com"))
+        self.assertEqual(self.authority.names, ["a.x.com", "a.x.com"])
+
     def test_what_no_host_can_be_called_is_not_ordered(self):
         self.world.route("*.x.com")
         for name in ("_acme-challenge.x.com", "a_b.x.com", "-a.x.com", "a-.x.com"):
