@@ -337,6 +337,11 @@ async def _responding(
         except ProxyError as error:
             # It is forgotten by itself, and the authority has seen it or never will.
             _log.warn("the proof for {name} cannot be taken back: {error}", name=name, error=error)
+        except CancelledError:
+            raise
+        except Exception:
+            # A mistake must not hide that all this was cancelled, nor cost a certificate.
+            _log.failure("the proof for {name} cannot be taken back", name=name)
 
 
 def request_for(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:

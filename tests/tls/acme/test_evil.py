@@ -319,6 +319,20 @@ class MistakeTests(EvilCase):
         self.assertEqual(len(await self.challenges()), 1)
         await self.assert_cancelled(running)
 
+    async def test_also_where_taking_back_the_proof_has_a_mistake(self):
+        self.evil.hooks["challenge"] = lambda request, said: self.evil.stopping.wait(20)
+        running = self.begun("a.test", self.broken(stop=raising))
+        await self.seen(lambda: self.evil.counts["challenge"])
+        running.cancel()
+        await self.refused(running, CancelledError)
+        self.assertEqual(self.good.counts, {})
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_and_no_certificate_is_lost_by_that(self):
+        obtained = await self.obtain("a.test", self.broken(stop=raising))
+        self.assertEqual(obtained.directory, self.evil.directory)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     async def assert_cancelled(self, running):
         running.cancel()
         await self.refused(running, CancelledError)
