@@ -16,10 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from onebackend_proxy import issuing as issuing_module
 from onebackend_proxy.edge_certificates import EdgeCertificates
 from onebackend_proxy.errors import SettingError
-from onebackend_proxy.interfaces import Finding
+from onebackend_proxy.interfaces import Finding, Published
 from onebackend_proxy.issuing import EdgeIssuing
 from onebackend_proxy.options import Settings
-from onebackend_proxy.records import Issuance
+from onebackend_proxy.records import Issuance, Route
+from onebackend_proxy.routing import RouteTable
 from onebackend_proxy.testing import MemoryStore
 from onebackend_proxy.tls.acme.check import Checker
 from tests.e2e.proxy_process import environment
@@ -123,8 +124,12 @@ class FactsTests(IssuingCase):
         assert self.known("c.test") is None
 
     def test_until_when_the_budget_is_spent(self) -> None:
-        limits = attrs.evolve(self.settings.limits, acme_names_per_hour=2)
-        self.made(limits=limits)
+        limits = attrs.evolve(self.settings.limits, acme_names_per_hour=2, acme_wildcard_names_per_week=1)
+        issuing = self.made(limits=limits)
+        listed = [
+            Route(name, "http://127.0.0.1:1") for name in ("c.x.test", "a.x.test", "c.y.test", "*.z.test")
+        ]
+        issuing.publish(Published(RouteTable(listed), RouteTable(), (), ()))
         for minute, name in enumerate(("a.x.test", "b.x.test")):
             assert self.successResultOf(self.facts.budget("c.x.test")) is None
             moment = now() + datetime.timedelta(minutes=minute)
@@ -133,6 +138,12 @@ class FactsTests(IssuingCase):
         until = self.successResultOf(self.facts.budget("c.x.test"))
         assert abs(until - now() - datetime.timedelta(hours=1)) < datetime.timedelta(seconds=10)
         assert self.successResultOf(self.facts.budget("c.y.test")) is None
+        # It is one of the two: to try it again is free.
+        assert self.successResultOf(self.facts.budget("a.x.test")) is None
+        week = datetime.timedelta(days=7)
+        self.store.spend_order("*.z.test", "a.z.test", now(), now() - week, 1)
+        until = self.successResultOf(self.facts.budget("b.z.test"))
+        assert abs(until - now() - week) < datetime.timedelta(seconds=10)
 
     def test_whether_dns_is_there(self) -> None:
         self.made()

