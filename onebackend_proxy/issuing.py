@@ -41,59 +41,38 @@ class EdgeIssuing:
     ) -> None:
         self._store = store
         self._reactor = reactor
-        limits = settings.limits
-        self._budget = Budget(store, limits.acme_names_per_hour, limits.acme_wildcard_names_per_week)
         self._directories = settings.acme_directories
         self._certificates = certificates
-        contexts = certificates.contexts
-        try:
-            trust = trust_roots(settings.acme_ca_file)
-        except (OSError, ValueError) as error:
-            raise SettingError(f"--acme-ca-file: {error}") from None
+        limits = settings.limits
+        self._budget = Budget(store, limits.acme_names_per_hour, limits.acme_wildcard_names_per_week)
         threads = DaemonThreads(reactor)
-        self._accounts = Accounts(
-            store,
-            threads,
-            contact=(f"mailto:{settings.contact_email}",) if settings.contact_email else (),
-            eab_kid=settings.acme_eab_kid,
-            eab_hmac_key=settings.acme_eab_hmac_key,
-            trust=trust,
-        )
+        self._accounts = _accounts(settings, store, threads)
+        self._dns = _dns(settings, threads)
         responders: list[Any] = [
             StoredResponder(kind, certificates.challenges, reactor.seconds) for kind in (HTTP_01, TLS_ALPN_01)
         ]
-        self._dns: Dns01Responder | None = None
-        if settings.acme_dns:
-            try:
-                self._dns = dns01_responder(settings.acme_dns, threads, settings.acme_resolver)
-            except ValueError as error:
-                raise SettingError(f"--acme-dns: {error}") from None
+        if self._dns is not None:
             responders.append(DnsResponder(self._dns))
         orders = Orders(
             reactor, self._accounts, settings.acme_directories, responders, profile=settings.acme_profile
         )
+        shown = certificates.contexts
         self._service = IssuingService(
-            store,
-            reactor,
-            orders,
-            self._accounts,
-            contexts.certificate_for,
-            contexts.in_use,
-            self._budget,
+            store, reactor, orders, self._accounts, shown.certificate_for, shown.in_use, self._budget
         )
-        contexts.on_demand = self._service.demand
+        shown.on_demand = self._service.demand
         self._checker = Checker(
-            threads,
-            Facts(
-                routed=self._service.schedule.is_routed,
-                certificate_for=contexts.certificate_for,
-                issuance=self._issuance,
-                budget=self._spent_until,
-                directories=self._directories_say,
-                by_dns=self._dns is not None,
-            ),
-            certificates.challenges,
-            resolver=settings.acme_resolver,
+            threads, self._facts(), certificates.challenges, resolver=settings.acme_resolver
+        )
+
+    def _facts(self) -> Facts:
+        return Facts(
+            routed=self._service.schedule.is_routed,
+            certificate_for=self._certificates.contexts.certificate_for,
+            issuance=self._issuance,
+            budget=self._spent_until,
+            directories=self._directories_say,
+            by_dns=self._dns is not None,
         )
 
     def __repr__(self) -> str:
@@ -150,3 +129,27 @@ class EdgeIssuing:
                 return url, (), str(error)
 
         return Deferred.fromCoroutine(ask())
+
+
+def _accounts(settings: Settings, store: IStore, reactor: Any) -> Accounts:
+    try:
+        trust = trust_roots(settings.acme_ca_file)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"--acme-ca-file: {error}") from None
+    return Accounts(
+        store,
+        reactor,
+        contact=(f"mailto:{settings.contact_email}",) if settings.contact_email else (),
+        eab_kid=settings.acme_eab_kid,
+        eab_hmac_key=settings.acme_eab_hmac_key,
+        trust=trust,
+    )
+
+
+def _dns(settings: Settings, reactor: Any) -> Dns01Responder | None:
+    if not settings.acme_dns:
+        return None
+    try:
+        return dns01_responder(settings.acme_dns, reactor, settings.acme_resolver)
+    except ValueError as error:
+        raise SettingError(f"--acme-dns: {error}") from None
