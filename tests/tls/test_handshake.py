@@ -335,8 +335,8 @@ class TestTheFirstBytes(LoopbackTests):
         with patch.object(kind, "_look", counted):
             for _ in range(20):
                 self.reactor.iterate(0.01)
-        # The kernel tells of more bytes; where it cannot, we look now and then. On a busy machine the first look
-        # comes late. Told of what there is, we would look 20 times.
+        # The kernel tells of more bytes; where it cannot, we look now and then. On a busy machine the first
+        # look comes late. Told of what there is, we would look 20 times.
         assert len(looks) <= (10 if self.unix else 1)
         client.sock.send(hello[100:])
         client.handshake()
