@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 
@@ -68,6 +69,11 @@ def shown_size(size: int) -> str:
 def shown_seconds(seconds: float) -> str:
     """The shortest text of one unit that `parse_seconds` makes this many seconds of, to the millisecond."""
     return _shortest(round(seconds * 1000), {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000})
+
+
+def shown_moment(when: datetime.datetime) -> str:
+    """A moment as people read it, in UTC."""
+    return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _shortest(number: int, units: Mapping[str, int]) -> str:

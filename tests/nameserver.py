@@ -23,7 +23,7 @@ import dns.rdatatype
 import pytest
 
 from tests.debian import apt_install
-from tests.e2e.waiting import free_port, wait_until
+from tests.e2e.waiting import end, free_port, wait_until
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "dns-01.rst"
 PROGRAMS = {"knot": "knotd", "bind": "named"}
@@ -171,12 +171,7 @@ class NameServer:
         """End it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process)
 
 
 @contextlib.contextmanager

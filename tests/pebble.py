@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.waiting import free_port, wait_until
+from tests.e2e.waiting import end, free_port, wait_until
 from tests.pebble_programs import Programs, find_programs
 from tests.tls.making import made, root
 
@@ -49,12 +49,9 @@ class _Process:
 
     def end(self, *, kill: bool = False) -> None:
         """Have it ended when this returns."""
-        (self._process.kill if kill else self._process.terminate)()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
+        if kill:
             self._process.kill()
-            self._process.wait()
+        end(self._process)
 
 
 class Names:

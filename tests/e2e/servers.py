@@ -9,7 +9,7 @@ import subprocess
 import requests
 
 from . import programs
-from .waiting import free_port, wait_until
+from .waiting import end, free_port, wait_until
 
 HERE = pathlib.Path(__file__).parent
 BIG_FILE_SIZE = 100 * 1024 * 1024
@@ -68,12 +68,7 @@ class Server:
 
     def stop(self) -> None:
         """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
 
 
 def start_nginx(work: pathlib.Path) -> Server:

@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,6 +24,16 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> 
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s in vain: {what}")
         time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have it ended when this returns, by force if it does not want to."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 _given: set[int] = set()

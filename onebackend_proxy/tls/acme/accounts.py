@@ -17,10 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ...interfaces import IStore
+from ..pem import key_pem
 from .client import TIMEOUT, AcmeClient, Eab
 from .objects import Directory
 from .problems import AcmeError
-from .signing import key_from_pem, key_to_pem, new_key
+from .signing import key_from_pem, new_key
 
 
 @attrs.frozen
@@ -138,7 +139,7 @@ class Accounts:
         pem = await self._store.secret(key_name)
         if pem is None:
             # Another process may have been faster.
-            pem = await self._store.create_secret(key_name, key_to_pem(new_key()))
+            pem = await self._store.create_secret(key_name, key_pem(new_key()).encode("ascii"))
         client = AcmeClient(self._reactor, url, key_from_pem(pem), trust=self._trust, timeout=self._timeout)
         client.on_forgotten = lambda: self._register(client)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 from ...interfaces import IStore
+from ...units import shown_moment
 from .domains import registered_domain
 
 HOUR = datetime.timedelta(hours=1)
@@ -66,9 +67,7 @@ class Budget:
         until = oldest + window
         were = "name was" if most == 1 else "names were"
         shown = domain.removeprefix("*.")
-        told = (
-            f"{most} new {were} ordered for {shown} within {words}: the next at {until:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        told = f"{most} new {were} ordered for {shown} within {words}: the next at {shown_moment(until)}"
         return until, told
 
     async def spent_until(self, name: str, made_up: bool, now: datetime.datetime) -> datetime.datetime | None:

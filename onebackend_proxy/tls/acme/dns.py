@@ -6,7 +6,6 @@ found by entry points of the group `onebackend_proxy.dns_providers`.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib.metadata
 import inspect
@@ -21,6 +20,7 @@ from zope.interface import Interface
 
 from ...errors import ProxyError
 from .problems import AcmeError
+from .signing import base64url
 
 if TYPE_CHECKING:
     # It loads dnspython, which nobody needs who has no provider.
@@ -58,8 +58,7 @@ def challenge_name(host: str) -> str:
 
 def challenge_value(key_authorization: str) -> str:
     """The text that it expects there."""
-    digest = hashlib.sha256(key_authorization.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+    return base64url(hashlib.sha256(key_authorization.encode("ascii")).digest())
 
 
 def dns_provider(text: str, reactor: Any) -> IDnsProvider:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ...interfaces import Finding
 from ...records import Certificate, Issuance
+from ...units import shown_moment
 from ..challenges import HTTP_01, TLS_ALPN_01
 from .caa import Policy, judge
 from .probes import Probe
@@ -30,11 +31,6 @@ Directory = tuple[str, Sequence[str], str]
 """The URL of an ACME directory, the names that it has in CAA records, and why it cannot be used, or ""."""
 
 
-def moment(when: datetime.datetime) -> str:
-    """A moment as people read it."""
-    return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def on_local(domain: str) -> Finding:
     """A name that no authority certifies but our own."""
     said = f"{domain} is a local name: the local authority makes its certificate, and none is ordered"
@@ -52,7 +48,7 @@ def on_route(domain: str, routed: bool) -> Finding:
 def on_certificate(certificate: Certificate, now: datetime.datetime) -> Finding:
     """The one that would be shown, which covers the name."""
     until = f"{'is valid until' if now < certificate.not_after else 'has expired on'} "
-    until += moment(certificate.not_after)
+    until += shown_moment(certificate.not_after)
     if certificate.directory:
         return Finding(CERTIFICATE, True, f"{certificate.id} from {certificate.directory} {until}")
     if now < certificate.not_after:
@@ -173,7 +169,9 @@ def on_budget(until: datetime.datetime | None) -> Finding:
     """Whether this name's registered domain may have another order."""
     if until is None:
         return Finding(BUDGET, True, "an order may be made")
-    said = f"the orders of its registered domain are used up until {moment(until)} (--acme-names-per-hour)"
+    said = (
+        f"the orders of its registered domain are used up until {shown_moment(until)} (--acme-names-per-hour)"
+    )
     return Finding(BUDGET, False, said)
 
 
@@ -183,13 +181,13 @@ def on_failures(issuance: Issuance | None, now: datetime.datetime) -> Finding:
         return Finding(FAILURES, True, "no order has failed since the last success")
     said = f"{issuance.failures} in a row"
     if issuance.failing_since is not None:
-        said += f" since {moment(issuance.failing_since)}"
+        said += f" since {shown_moment(issuance.failing_since)}"
     said += f"; {issuance.directory or 'the authority'} says: {issuance.problem or 'nothing'}"
     if issuance.not_before is not None and now < issuance.not_before:
-        said += f"; it wants no order before {moment(issuance.not_before)}"
+        said += f"; it wants no order before {shown_moment(issuance.not_before)}"
         return Finding(FAILURES, False, said)
     if issuance.retry_at is not None:
-        said += f"; next try at {moment(issuance.retry_at)}"
+        said += f"; next try at {shown_moment(issuance.retry_at)}"
     return Finding(FAILURES, None, f"{said}, or now: oo certs renew {issuance.name}")
 
 

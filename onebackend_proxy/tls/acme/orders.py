@@ -257,28 +257,28 @@ class Orders:
 
     async def _prove(self, client: AcmeClient, order: Order, name: str, responder: IResponder) -> bool:
         """Prove to the authority that the name is ours; False where it knows that; raises `NotProved`."""
-        proved = False
         number = len(order.authorizations)
         if number > 1:
             raise Unreachable(f"an order for one name came with {number} authorizations")
-        for url in order.authorizations:
-            authorization = await client.authorization(url)
-            if authorization.status == "valid":
-                # From an order a moment ago, say.
-                continue
-            kind = responder.challenge_type
-            offers = [offer for offer in authorization.challenges if offer.kind == kind]
-            if not offers:
-                raise NotProved(f"{kind}: the authority does not offer it")
-            async with _responding(client, responder, name, offers[0].token):
-                await client.answer(offers[0].url)
-                try:
-                    await self._done(partial(client.authorization, url), "valid")
-                except _Ended as ended:
-                    words = f"{kind}: {ended.problem}"
-                    raise NotProved(words, retry_after=ended.problem.retry_after) from ended
-            proved = True
-        return proved
+        if not number:
+            return False
+        [url] = order.authorizations
+        authorization = await client.authorization(url)
+        if authorization.status == "valid":
+            # From an order a moment ago, say.
+            return False
+        kind = responder.challenge_type
+        offers = [offer for offer in authorization.challenges if offer.kind == kind]
+        if not offers:
+            raise NotProved(f"{kind}: the authority does not offer it")
+        async with _responding(client, responder, name, offers[0].token):
+            await client.answer(offers[0].url)
+            try:
+                await self._done(partial(client.authorization, url), "valid")
+            except _Ended as ended:
+                words = f"{kind}: {ended.problem}"
+                raise NotProved(words, retry_after=ended.problem.retry_after) from ended
+        return True
 
     async def _complete(self, client: AcmeClient, order: Order, *wanted: str) -> Order:
         if order.status in wanted:

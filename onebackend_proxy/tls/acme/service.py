@@ -17,6 +17,7 @@ from txacme.service import AcmeIssuingService
 from ...errors import Conflict, NotFound, ProxyError, StoreUnavailable, TooManyRequests, Unavailable
 from ...interfaces import IStore, Published
 from ...records import Certificate, Issuance
+from ...units import shown_moment
 from . import renewal
 from .accounts import Accounts
 from .asking import Asking
@@ -193,9 +194,7 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             until = renewal.forbidden_until(known, self._moment())
             if known is not None and until is not None:
                 wait = int((until - self._moment()).total_seconds()) + 1
-                raise TooManyRequests(
-                    f"{name}: not before {until:%Y-%m-%d %H:%M:%S} UTC: {known.problem}", wait
-                )
+                raise TooManyRequests(f"{name}: not before {shown_moment(until)}: {known.problem}", wait)
         for name in names:
             self.issue_cert(name).addErrback(_told_already)
 
@@ -385,10 +384,10 @@ class IssuingService(AcmeIssuingService):  # type: ignore[misc]
             certificate=previous if previous is not None and previous.not_after > now else None,
         )
         self._log.error(
-            "no certificate for {name} (failure {number} in a row, next try at {at} UTC): {problem}",
+            "no certificate for {name} (failure {number} in a row, next try at {at}): {problem}",
             name=issuance.name,
             number=known.failures,
-            at=f"{known.retry_at:%Y-%m-%d %H:%M:%S}",
+            at=shown_moment(known.retry_at or now),
             problem=str(error),
         )
         return _Failed(known, error)

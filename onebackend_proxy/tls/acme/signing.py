@@ -38,13 +38,6 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(_CURVE())
 
 
-def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key as it is kept."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def key_from_pem(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """The key that was kept; `ValueError` if it is none on P-256."""
     key = serialization.load_pem_private_key(pem, None)

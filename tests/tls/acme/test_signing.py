@@ -19,9 +19,9 @@ from onebackend_proxy.tls.acme.signing import (
     is_token,
     key_authorization,
     key_from_pem,
-    key_to_pem,
     new_key,
 )
+from onebackend_proxy.tls.pem import key_pem as kept_pem
 from tests.properties import PROPERTY
 from tests.tls.making import key_pem
 from tests.tls.making import new_key as any_key
@@ -79,7 +79,7 @@ class SignerTests(SynchronousTestCase):
 
 class KeyTests(SynchronousTestCase):
     def test_kept_and_read(self):
-        again = key_from_pem(key_to_pem(KEY))
+        again = key_from_pem(kept_pem(KEY).encode("ascii"))
         self.assertEqual(again.private_numbers(), KEY.private_numbers())
         self.assertIsInstance(KEY.curve, ec.SECP256R1)
 
