@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 
 class ProxyError(Exception):
@@ -17,6 +18,8 @@ class ProxyError(Exception):
 
     status = 500
     closes = False
+    fields: Sequence[tuple[bytes, bytes]] = ()
+    """Header fields that its answer has."""
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -105,6 +108,7 @@ class TooManyRequests(ProxyError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.fields = ((b"Retry-After", b"%d" % retry_after),)
 
 
 class Misdirected(ProxyError):

@@ -37,11 +37,106 @@ class RouteTimeouts:
 
 
 @attrs.frozen
+class BasicUser:
+    """Somebody who may come in with a password; `password_hash` is in a format of `passwords`."""
+
+    user: str
+    password_hash: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class ForwardAuth:
+    """Who else is asked whether a request may come in: a service's `url`.
+
+    When it says yes (2xx), these fields of its answer take the place of the request's own.
+    """
+
+    url: str
+    copy_headers: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Access:
+    """Who may come in. `allow` and `deny` are canonical CIDRs: deny goes first; no `allow` is everyone."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    basic_auth: tuple[BasicUser, ...] = ()
+    forward_auth: ForwardAuth | None = None
+
+
+@attrs.frozen
+class RateLimit:
+    """As many as `requests` in `per` seconds, evenly, and besides `burst` more at once.
+
+    Without a `burst` all of `requests` may come at once. `by` says whose: ``ip`` (each client address),
+    ``header:<name>`` (each value of it), ``route`` (all).
+    """
+
+    requests: int
+    per: float = 1.0
+    burst: int | None = None
+    by: str = "ip"
+
+
+@attrs.frozen
+class FieldEdits:
+    """Header fields to take out, and then to set; values may have placeholders (`policies.editing`)."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class HeaderEdits:
+    """What changes in the heads of requests, on their way to the service, and of answers, to the client."""
+
+    request: FieldEdits = FieldEdits()
+    response: FieldEdits = FieldEdits()
+
+
+@attrs.frozen
+class Pause:
+    """Maintenance: every request is answered 503, with `message` on the page.
+
+    Clients are told to come again after `retry_after` seconds.
+    """
+
+    retry_after: float = 60.0
+    message: str = ""
+
+
+@attrs.frozen
+class Policy:
+    """What the front desk does with the requests of a Route, or of a service; all of it may be nothing.
+
+    `error_pages` are (status, as ``503``, or class, as ``5xx``; HTML) for our own errors, and with
+    `intercept_errors` for the service's too. `request_body_limit` is in bytes, 0 is no limit, and None what
+    the settings say.
+    """
+
+    strip_prefix: bool = False
+    access: Access = Access()
+    rate_limit: RateLimit | None = None
+    request_body_limit: int | None = None
+    headers: HeaderEdits = HeaderEdits()
+    compress: bool = False
+    cache: bool = False
+    error_pages: tuple[tuple[str, str], ...] = ()
+    intercept_errors: bool = False
+    paused: Pause | None = None
+
+
+NO_POLICY = Policy()
+
+
+@attrs.frozen
 class Route:
     """Requests for `id` (canonical host, optionally with a path prefix) go to `target` (a URL).
 
     In its place there may be several `targets`. `balance` is a word of `balancing.Balance`; "" and None are
-    what the program's settings say.
+    what the program's settings say. An id of ``/<slug>`` is for what comes for this service on the service
+    side: it has no target, and the instances are the registry's.
     """
 
     id: str
@@ -51,6 +146,7 @@ class Route:
     timeouts: RouteTimeouts = RouteTimeouts()
     retries: int | None = None
     tls_insecure_skip_verify: bool = False
+    policy: Policy = NO_POLICY
 
 
 @attrs.frozen
