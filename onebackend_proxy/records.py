@@ -242,7 +242,7 @@ class Challenge:
 
 @attrs.frozen
 class Account:
-    """Who may log in; `password_hash` is in the format of `onebackend_proxy.api.passwords`."""
+    """Who may log in; `password_hash` is in the format of `onebackend_proxy.passwords`."""
 
     id: str
     slug: str

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from twisted.internet.threads import deferToThread
 
 from ..interfaces import IRegistry, Issuing, IStore
+from ..password_work import InThread
 from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
 from .explain import EdgeView
 from .json_resource import BuiltInService, ClientAddress, peer_address
-from .password_work import InThread
 from .proxy_svc import LocalRoot, proxy_operations
 from .registry_svc import registry_operations
 from .user_svc import user_operations

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 
 from ..errors import Conflict, SettingError, Unauthenticated
 from ..interfaces import IStore
+from ..password_work import PasswordWork
 from ..records import ADMIN_ROLE, ADMIN_SLUG, USER_ROLE, Account, App, Token
 from ..routing import is_slug
 from .ids import new_id
-from .password_work import PasswordWork
 from .permissions import USER_CREATE, is_authorized, require
 from .throttle import LoginThrottle, RegistrationThrottle
 from .tokens import DEFAULT_LIFETIME, Claims, TokenIssuer, open_issuer

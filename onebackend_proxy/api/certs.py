@@ -13,13 +13,13 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ..errors import BadRequest
 from ..interfaces import IStore
+from ..password_work import InThread
 from ..records import Certificate
 from ..tls.certificates import read_bundle
 from .collection import Collection
 from .echo import bounded
 from .issuances import failing, failing_json
 from .json_resource import Call
-from .password_work import InThread
 from .permissions import CERT_EDIT, CERT_VIEW
 from .shapes import Json, rfc3339
 from .validation import CertificateId, CertificateIdOrNone

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 
 from ..downstream.request import MAX_BUFFERED
 from ..errors import BadRequest
+from ..password_work import InThread
 from ..records import Certificate, Redirect, Route
 from .echo import shortened
 from .json_resource import Answer, Call, Operation
-from .password_work import InThread
 from .permissions import require
 from .shapes import Json
 from .validation import CanonicalId

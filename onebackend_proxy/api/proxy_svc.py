@@ -10,13 +10,13 @@ from twisted.internet.threads import deferToThread
 
 from ..errors import NotFound
 from ..interfaces import IRegistry, Issuing, IStore
+from ..password_work import InThread
 from ..records import Redirect, Route
 from .certs import certificates
 from .collection import Collection, collection_operations, read_body
 from .explain import EdgeView, explain_operation
 from .issuances import issuing_operations
 from .json_resource import Answer, Call, Operation
-from .password_work import InThread
 from .permissions import ROUTE_EDIT, ROUTE_VIEW
 from .rules import SaveRedirectsBody, SaveRoutesBody
 from .shapes import redirect_json, route_json

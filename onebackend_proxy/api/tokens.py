@@ -20,9 +20,9 @@ from twisted.internet.threads import deferToThread
 
 from ..errors import SettingError, Unauthenticated
 from ..interfaces import IStore
+from ..password_work import InThread
 from ..records import ADMIN_ROLE, Account, Token
 from .ids import new_id
-from .password_work import InThread
 
 KEY_NAME = "jwt-signing-key"
 DEFAULT_LIFETIME = 3600

@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
 from onebackend_proxy.api import Accounts, built_in_services
-from onebackend_proxy.api.password_work import PasswordWork
-from onebackend_proxy.api.passwords import Cost
 from onebackend_proxy.api.tokens import TokenIssuer, new_signing_key
+from onebackend_proxy.password_work import PasswordWork
+from onebackend_proxy.passwords import Cost
 from onebackend_proxy.registry.embedded import EmbeddedRegistry
 from onebackend_proxy.testing import MemoryStore
 

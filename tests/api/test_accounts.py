@@ -7,9 +7,9 @@ from twisted.trial.unittest import TestCase
 
 from onebackend_proxy.api import accounts, open_accounts
 from onebackend_proxy.api.accounts import Accounts
-from onebackend_proxy.api.password_work import PasswordWork
 from onebackend_proxy.api.tokens import TokenIssuer
 from onebackend_proxy.errors import SettingError, TooManyRequests, Unauthenticated
+from onebackend_proxy.password_work import PasswordWork
 from onebackend_proxy.testing import MemoryStore
 
 from .support import CHEAP, SIGNING_KEY, cheap_work, new_clock

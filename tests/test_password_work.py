@@ -3,10 +3,10 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from onebackend_proxy.api.password_work import PasswordWork
 from onebackend_proxy.errors import Unavailable
+from onebackend_proxy.password_work import PasswordWork
 
-from .support import CHEAP, cheap_work
+from .api.support import CHEAP, cheap_work
 
 
 class PasswordWorkTests(TestCase):

@@ -9,7 +9,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.threads import deferToThread
 
-from ..errors import Unavailable
+from .errors import Unavailable
 from .passwords import DEFAULT_COST, Cost, check_password, decoy, hash_password
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class PasswordWork:
 
     def hash(self, password: str) -> Deferred[str]:
         """A fresh hash of `password`; `errors.Unavailable` when too much work waits."""
-        return self._run(hash_password, password, self._cost)
+        return self._run(hash_password, password, "scrypt", self._cost)
 
     def check(self, password: str, encoded: str | None) -> Deferred[bool]:
         """Whether `encoded` is its hash; None takes as long, and is never right."""
