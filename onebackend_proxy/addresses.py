@@ -20,6 +20,7 @@ _LITERAL = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\](?::.*)?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
 _PORT = re.compile(r":([0-9]*)\Z")
+_ORIGIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*")
 _KINDS = ("service", "unix")
 MAX_SLUG = 64
 MAX_URL = 2048
@@ -207,6 +208,42 @@ def check_target(text: str) -> str:
     if service_of(target) is None:
         parse_target(target)
     return target
+
+
+def auth_target(url: str) -> tuple[str, str]:
+    """Take the URL of a service that is asked who may come in apart: its target, and the request target.
+
+    It is ``http(s)://HOST[:PORT]``, the same without a scheme, ``service:SLUG`` or ``unix:/PATH:``, and
+    behind it ``/PATH?QUERY``; without that it is ``/``. Raises `ValueError` that names what is wrong, and never
+    repeats credentials.
+    """
+    text = url.strip()
+    if text.startswith("unix:/"):
+        socket, colon, rest = text.partition(":/")[2].partition(":/")
+        target, rest = f"unix:/{socket}", colon[1:] + rest
+    else:
+        found = _ORIGIN.match(text)
+        target = found.group() if found else ""
+        if target.lower() in ("http:", "https:"):
+            # One slash is missing: the rule for targets says so.
+            check_target(text)
+        rest = text[len(target) :]
+    _check_request_target(rest)
+    return check_target(target), rest if rest.startswith("/") else f"/{rest}"
+
+
+def _check_request_target(text: str) -> None:
+    """Refuse a path and query that cannot be sent as they are."""
+    if len(text) > MAX_URL:
+        raise ValueError(f"longer than {MAX_URL} characters")
+    if "#" in text:
+        raise ValueError("must not have a fragment")
+    if not text.isascii():
+        raise ValueError("has a path or query that is not ASCII: percent-encode it")
+    if _UNFIT.search(text):
+        raise ValueError("has a character in its path or query that no URL may hold")
+    if _BAD_ESCAPE.search(text):
+        raise ValueError("has a broken percent-encoding")
 
 
 def check_redirect_target(text: str) -> str:

@@ -63,7 +63,8 @@ def _not_a(text: str, wanted: str) -> ValueError:
 
 def shown_size(size: int) -> str:
     """The shortest text that `parse_size` makes this many bytes of."""
-    return _shortest(size, {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3})
+    units = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+    return _shortest(size, units)
 
 
 def shown_seconds(seconds: float) -> str:
@@ -77,8 +78,6 @@ def shown_moment(when: datetime.datetime) -> str:
 
 
 def _shortest(number: int, units: Mapping[str, int]) -> str:
-    fitting = [(unit, worth) for unit, worth in units.items() if number and number % worth == 0]
-    if not fitting:
-        return str(number)
-    unit, worth = fitting[-1]
-    return f"{number // worth}{unit}"
+    fitting = [f"{number // worth}{unit}" for unit, worth in units.items() if number and number % worth == 0]
+    # Of those that are as short, the largest unit: 1MiB, not 1024KiB, and 1s, not 1000ms.
+    return min(reversed(fitting), key=len, default=str(number))

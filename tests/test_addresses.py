@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from onebackend_proxy.addresses import (
     MAX_URL,
     Address,
+    auth_target,
     bracketed,
     canonical_host,
     check_redirect_target,
@@ -421,3 +422,56 @@ def test_checks_of_targets_raise_nothing_else_and_keep_what_they_pass(text, star
             continue
         assert check(kept) == kept
         assert not set(kept) & set(" \t\r\n\0\\")
+
+
+@pytest.mark.parametrize(
+    "url, target, path",
+    [
+        ("http://auth:9000/check?x=http://y/", "http://auth:9000", "/check?x=http://y/"),
+        (" auth:9000 ", "auth:9000", "/"),
+        ("auth/check/", "auth", "/check/"),
+        ("https://[::1]:4?q", "https://[::1]:4", "/?q"),
+        ("service:auth-svc/verify?x", "service:auth-svc", "/verify?x"),
+        ("service:auth-svc", "service:auth-svc", "/"),
+        ("unix:/run/a.sock", "unix:/run/a.sock", "/"),
+        ("unix:/run/a.sock:/check?a=b", "unix:/run/a.sock", "/check?a=b"),
+    ],
+)
+def test_who_is_asked_and_what(url, target, path):
+    assert auth_target(url) == (target, path)
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("", "is empty"),
+        ("/check", "is empty"),
+        ("http:///x", "has no host"),
+        ("http:/x", "has one slash behind http: where there are two"),
+        ("ftp://x/", "has the scheme 'ftp': only http and https can be proxied"),
+        ("http://u:secret@x/", "must not carry credentials"),
+        ("http://u:secret/w@x/", "not a URL: its port is not a number up to 65535"),
+        ("service:A/x", "names 'A', which is not a service slug"),
+        ("http://x/#f", "must not have a fragment"),
+        ("http://x/\xe9", "has a path or query that is not ASCII: percent-encode it"),
+        ("http://x/a b", "has a character in its path or query that no URL may hold"),
+        ("http://x/?\r\nX: y", "has a character in its path or query that no URL may hold"),
+        ("http://x/%zz", "has a broken percent-encoding"),
+        ("http://x/" + "y" * 2048, "longer than 2048 characters"),
+    ],
+)
+def test_nobody_to_ask(url, message):
+    with pytest.raises(ValueError) as caught:
+        auth_target(url)
+    assert str(caught.value) == message
+
+
+@PROPERTY
+@given(st.text() | st.text("htp:/?#@ax.%2\r\n \\"), st.sampled_from(["", "http://", "unix:/", "service:"]))
+def test_what_can_be_asked_can_be_sent(text, start):
+    try:
+        target, path = auth_target(start + text)
+    except ValueError:
+        return
+    assert check_target(target) == target
+    assert path.startswith("/") and path.isascii() and path.isprintable() and " " not in path

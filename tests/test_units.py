@@ -140,14 +140,19 @@ def test_a_time_shown_is_read_back(milliseconds):
 
 
 def test_how_amounts_are_shown():
-    assert [shown_size(size) for size in (0, 1, 1023, 1024, 32768, 1024**2, 10**6)] == [
+    sizes = (0, 1, 1023, 1024, 32768, 1024**2, 10**6, 10**7, 1500, 2048_000, 10**9 + 1)
+    assert [shown_size(size) for size in sizes] == [
         "0",
         "1",
         "1023",
         "1KiB",
         "32KiB",
         "1MiB",
-        "1000000",
+        "1MB",
+        "10MB",
+        "1500",
+        "2048KB",
+        "1000000001",
     ]
     assert [shown_seconds(seconds) for seconds in (0, 0.25, 1, 75, 90, 60, 3600)] == [
         "0",
