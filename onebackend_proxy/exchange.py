@@ -75,6 +75,13 @@ class Exchange:
     endpoint: EndpointState | None = None
     status = 0
     reason = ""
+    user = ""
+    """Who the client has proved to be, for the log."""
+    cache = ""
+    """What the cache had: "hit", "miss", "stale", "revalidated", "bypass"; "" where it was not asked."""
+    asked = 0.0
+    answered = 0.0
+    """When the last upstream attempt began, and when the head of its answer came; 0.0 if never."""
     bytes_in = 0
     bytes_out = 0
     _connection: Connection | None = None
@@ -82,8 +89,7 @@ class Exchange:
     _continue_call: IDelayedCall | None = None
     _error: ProxyError | None = None
     _stale_retried = False
-    # When the last connection was asked for, and the seconds that failed ones took.
-    _opened = 0.0
+    # Seconds that failed connects took.
     _spent = 0.0
     # The body so far: until there is a connection, and as long as it is small enough to be sent again.
     _kept: bytearray | None = None
@@ -132,6 +138,7 @@ class Exchange:
             return
         self._tried.append(endpoint)
         self.endpoint = endpoint
+        self.asked = now
         # From here on: one that does not connect must not look as if it had nothing to do.
         endpoint.in_flight += 1
         connection = self._exchanges.client.checkout(endpoint)
@@ -141,7 +148,7 @@ class Exchange:
             self._open(endpoint)
 
     def _open(self, endpoint: EndpointState) -> None:
-        self._opened = self._exchanges.clock.seconds()
+        self.asked = self._exchanges.clock.seconds()
         self._cancel_open = self._exchanges.client.open(endpoint, self.upstream.timeouts.connect, self)
 
     def connected(self, connection: Connection) -> None:
@@ -176,7 +183,7 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         now = self._exchanges.clock.seconds()
-        self._spent += now - self._opened
+        self._spent += now - self.asked
         endpoint.refused(now, self.upstream.ejection)
         self._let_go()
         self._error = error
@@ -252,6 +259,7 @@ class Exchange:
         if self._continue_call is not None:
             self._stop_asking()
         self.status = head.status
+        self.answered = self._exchanges.clock.seconds()
         endpoint = self.endpoint
         assert endpoint is not None
         if endpoint.failures or endpoint.health is not Health.HEALTHY:
