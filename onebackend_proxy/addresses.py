@@ -214,8 +214,8 @@ def auth_target(url: str) -> tuple[str, str]:
     """Take the URL of a service that is asked who may come in apart: its target, and the request target.
 
     It is ``http(s)://HOST[:PORT]``, the same without a scheme, ``service:SLUG`` or ``unix:/PATH:``, and
-    behind it ``/PATH?QUERY``; without that it is ``/``. Raises `ValueError` that names what is wrong, and never
-    repeats credentials.
+    behind it ``/PATH?QUERY``; without that it is ``/``. Raises `ValueError` that names what is wrong, and
+    never repeats credentials.
     """
     text = url.strip()
     if text.startswith("unix:/"):
