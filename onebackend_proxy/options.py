@@ -42,6 +42,8 @@ class Settings:
     access_log: str = "-"
     access_log_format: str = "json"
     balance: Balance = Balance.RANDOM
+    edge_cache_max_size: int = 100_000_000
+    edge_cache_item_max_size: int = 2_000_000
     open_registration: bool = False
     admin_password: str = attrs.field(default="", repr=False)
     sync_certs_to_files: bool = False
@@ -285,6 +287,18 @@ SETTINGS = (
         "OB_PROXY_BALANCE",
         f"Which instance of a service is asked: {_BALANCES}. [default: random]",
         _balance,
+    ),
+    _Setting(
+        "edge-cache-max-size",
+        "OB_EDGE_CACHE_MAX_SIZE",
+        "Memory for answers of Routes with a cache; 0 is none. [default: 100MB]",
+        parse_size,
+    ),
+    _Setting(
+        "edge-cache-item-max-size",
+        "OB_EDGE_CACHE_ITEM_MAX_SIZE",
+        "The largest answer that is kept there. [default: 2MB]",
+        parse_size,
     ),
     _Setting(
         "open-registration",

@@ -53,6 +53,7 @@ def test_the_defaults():
     assert settings.folder == pathlib.Path.home() / ".1backend"
     assert (settings.access_log, settings.access_log_format) == ("-", "json")
     assert (settings.trusted_proxies, settings.open_registration) == ((), False)
+    assert (settings.edge_cache_max_size, settings.edge_cache_item_max_size) == (100_000_000, 2_000_000)
     assert (settings.edge, settings.edge_test_mode, settings.sync_certs_to_files) == (False, False, False)
     assert (settings.http_port, settings.https_port, settings.http, settings.https) == (80, 443, "", "")
     assert settings.acme_directories == ("https://acme-v02.api.letsencrypt.org/directory",)
@@ -73,6 +74,8 @@ VARIABLES = {
     "OB_PROXY_OPEN_REGISTRATION": "TRUE",
     "OB_PROXY_WORKERS": "1",
     "OB_PROXY_HEAD_SIZE": "8KiB",
+    "OB_EDGE_CACHE_MAX_SIZE": "64MiB",
+    "OB_EDGE_CACHE_ITEM_MAX_SIZE": "0",
     "OB_ADMIN_PASSWORD": "word",
 }
 
@@ -86,6 +89,8 @@ def test_variables():
         access_log="/log",
         access_log_format="combined",
         balance=Balance.IP_HASH,
+        edge_cache_max_size=64 * 1024 * 1024,
+        edge_cache_item_max_size=0,
         open_registration=True,
         admin_password="word",
         limits=Limits(head_size=8192),
@@ -133,6 +138,7 @@ def test_an_empty_variable_is_none():
         ("trusted-proxies", "OB_PROXY_TRUSTED_PROXIES", "\u0661.0.0.0", "give CIDRs such as"),
         ("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "JSON", "'JSON' is neither json nor combined"),
         ("balance", "OB_PROXY_BALANCE", "fair", "'fair' is none of random, round_robin"),
+        ("edge-cache-max-size", "OB_EDGE_CACHE_MAX_SIZE", "much", "'much' is not a size such as"),
         ("head-size", "OB_PROXY_HEAD_SIZE", "big", "'big' is not a size such as 32KiB"),
         ("head-timeout", "OB_PROXY_HEAD_TIMEOUT", "0", "must be more than 0"),
         ("workers", "OB_PROXY_WORKERS", "2", "serves with 1 process"),
