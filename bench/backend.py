@@ -17,8 +17,16 @@ SLUG = "bench-svc"
 SMALL, JSON_4K, POST = f"/{SLUG}/x", f"/{SLUG}/4k.json", f"/{SLUG}/post"
 VARIED = f"/{SLUG}/varied"
 DOWNLOAD_100M, DOWNLOAD_512M = f"/{SLUG}/100m", f"/{SLUG}/512m"
+JSON_2K, CACHED, STRIPPED, AUTH = "2k.json", "cached", "/x", "/auth"
+"""Below any slug: a file, and what may be stored for an hour; and two paths that have none."""
 SMALL_ANSWER = b"hello world\n"
 JSON_ANSWER = json.dumps([{"id": number, "name": "x" * 40} for number in range(100)]).encode()[:4096]
+JSON_2K_ANSWER = json.dumps(
+    [
+        {"id": number, "name": f"customer {number * 7919 % 1000}", "paid": number % 3 == 0}
+        for number in range(60)
+    ]
+).encode()[:2048]
 MIB = 1 << 20
 FILES = {DOWNLOAD_100M: 100 * MIB, DOWNLOAD_512M: 512 * MIB}
 
@@ -38,6 +46,11 @@ http {{
     listen 127.0.0.1:{port} backlog=4096; root {folder}/files; default_type application/json;
     location = /{slug}/x {{ return 200 'hello world\\n'; }}
     location = /{slug}/varied {{ add_header X-Trace $request_id; return 200 'hello world\\n'; }}
+    location ~ ^/[a-z]+-svc/x$ {{ return 200 'hello world\\n'; }}
+    location ~ ^/[a-z]+-svc/cached$ {{ add_header Cache-Control max-age=3600; return 200 'hello world\\n'; }}
+    location ~ ^/[a-z]+-svc/2k.json$ {{ alias {folder}/files/2k.json; }}
+    location = /x {{ return 200 'hello world\\n'; }}
+    location = /auth {{ add_header X-User bench; return 204; }}
     location = /{slug}/post {{
       access_log off; proxy_pass http://self; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_method GET;
@@ -77,6 +90,7 @@ def backend() -> Iterator[Backend]:
         files = folder / "files"
         (files / SLUG).mkdir(parents=True)
         pathlib.Path(f"{files}{JSON_4K}").write_bytes(JSON_ANSWER)
+        (files / JSON_2K).write_bytes(JSON_2K_ANSWER)
         for path, size in FILES.items():
             with open(f"{files}{path}", "wb") as file:
                 file.truncate(size)

@@ -31,6 +31,7 @@ events {{ worker_connections 20000; }}
 http {{
   access_log {log}; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  {http}
   upstream backend {{ server 127.0.0.1:{backend}; keepalive {kept}; }}
   {tls}
   {servers}
@@ -57,8 +58,28 @@ _NGINX_TLS = """
 """
 
 
-def nginx(wanted: Wanted, log: str, location: str, tickets: str, stranger: bool) -> str:
-    """With a server for each name; `stranger` shows them all the certificate of another name."""
+NGINX_STORE = (
+    "proxy_cache_path {folder}/cache keys_zone=bench:100m max_size=100m inactive=1h use_temp_path=off;"
+)
+NGINX_CACHED = NGINX_PROXY + "proxy_cache bench;"
+NGINX_GZIP = NGINX_PROXY + "gzip on; gzip_types application/json; gzip_min_length 1024;"
+
+
+def nginx_limits(admitted: int) -> str:
+    """The zone that counts."""
+    return f"limit_req_zone $binary_remote_addr zone=bench:10m rate={admitted}r/s;"
+
+
+def nginx_limited(burst: int) -> str:
+    """A location where it is asked."""
+    return NGINX_PROXY + f"limit_req zone=bench burst={burst} nodelay; limit_req_status 429;"
+
+
+def nginx(wanted: Wanted, log: str, location: str, tickets: str, stranger: bool, http: str) -> str:
+    """With a server for each name; `stranger` shows them all the certificate of another name.
+
+    `http` is what else stands outside of servers.
+    """
     site = wanted.site
     if site is None:
         servers = _NGINX_SERVER.format(port=wanted.port, options="backlog=4096", names="", location=location)
@@ -76,6 +97,7 @@ def nginx(wanted: Wanted, log: str, location: str, tickets: str, stranger: bool)
     return _NGINX.format(
         folder=wanted.folder,
         log=log.format(folder=wanted.folder),
+        http=http.format(folder=wanted.folder),
         backend=wanted.backend,
         kept=KEPT,
         tls=_NGINX_TLS + tickets if site else "",
@@ -122,6 +144,7 @@ _CADDY = """
 {address}:{port} {{
   bind 127.0.0.1
   {tls}
+  {more}
   reverse_proxy 127.0.0.1:{backend} {{
     transport http {{
       keepalive_idle_conns_per_host {kept}
@@ -131,24 +154,35 @@ _CADDY = """
 """
 
 
-def caddy(wanted: Wanted) -> str:
-    """With one block for all names, and their certificates from their folder."""
+CADDY_LOG = "log {{\n    output file {folder}/access.log\n  }}"
+CADDY_GZIP = "encode gzip"
+
+
+def caddy(wanted: Wanted, more: str = "") -> str:
+    """With one block for all names, and their certificates from their folder; `more` stands in it."""
     site = wanted.site
     return _CADDY.format(
         address="https://*.bench.example" if site else "http://",
         port=wanted.port,
         tls=f"tls {{\n    load {site.bundles}\n  }}" if site else "",
+        more=more.format(folder=wanted.folder),
         backend=wanted.backend,
         kept=KEPT,
     )
 
 
-def traefik(wanted: Wanted) -> str:
-    """In JSON, which is YAML."""
+def traefik(wanted: Wanted, middleware: dict[str, object] | None = None) -> str:
+    """In JSON, which is YAML; with one middleware or none."""
     site = wanted.site
+    router = {
+        "rule": "PathPrefix(`/`)",
+        "service": "backend",
+        **({"middlewares": ["one"]} if middleware else {}),
+    }
     config: dict[str, object] = {
         "http": {
-            "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "backend"}},
+            "routers": {"all": router},
+            **({"middlewares": {"one": middleware}} if middleware else {}),
             "services": {
                 "backend": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{wanted.backend}"}]}}
             },

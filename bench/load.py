@@ -33,6 +33,8 @@ class Load:
     headers: tuple[str, ...] = ()
     body: int = 0
     connections: int = 64
+    also: int = 0
+    """A status that is no error besides 200, counted in `Outcome.others`; of a paced load only."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Outcome:
     asked: int = 0
     handshakes: int = 0
     resumed: int = 0
+    others: int = 0
     negotiated: dict[str, int] = field(default_factory=dict)
     """How many of the handshakes agreed on what (version, cipher, group)."""
 
@@ -129,7 +132,7 @@ def http2(proxy: processes.Running, load: Load, count: int) -> Outcome:
 def _go(proxy: processes.Running, load: Load, seconds: int, rate: float, *options: str) -> Outcome:
     command = [go_program("load"), "-connections", str(load.connections), "-seconds", str(seconds)]
     command += ["-rate", f"{rate:.3f}", "-method", load.method, "-body", str(load.body)]
-    command += ["-connect", f"127.0.0.1:{proxy.port}", *options]
+    command += ["-connect", f"127.0.0.1:{proxy.port}", "-also", str(load.also), *options]
     for header in load.headers:
         command += ["-header", header]
     return _outcome([*command, proxy.url(load.path)])

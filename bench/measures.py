@@ -30,6 +30,7 @@ class Measured:
     columns: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     negotiated: tuple[str, ...] = ()
+    answers: int = 0
 
 
 @dataclass
@@ -97,21 +98,27 @@ def watched(bench: Bench, run: Callable[[], Outcome]) -> Outcome:
     return outcome
 
 
+def rated(proxy: Running, run: Callable[[], Outcome]) -> Measured:
+    """Answers a second of this load, and the processor time of one."""
+    agreed = negotiated(proxy)
+    before = proxy.cpu()
+    outcome = run()
+    cpu = proxy.cpu() - before
+    columns = {
+        "CPU µs/request": cpu * 1e6 / max(outcome.requests, 1),
+        "busy %": 100 * cpu / outcome.seconds,
+    }
+    rate = outcome.requests / outcome.seconds
+    return Measured(rate, columns, outcome.errors, agreed, outcome.requests)
+
+
 def requests_per_second(load: Load, check: Check) -> Measure:
-    """Answers a second, and the processor time of one."""
+    """As `rated`, of a load whose answers must pass the check."""
 
     def measure(bench: Bench, proxy: Running) -> Measured:
         if wrong := probe(proxy, load, check):
             return Measured(0.0, errors=wrong)
-        agreed = negotiated(proxy)
-        before = proxy.cpu()
-        outcome = watched(bench, lambda: saturate(proxy, load, bench.seconds))
-        cpu = proxy.cpu() - before
-        columns = {
-            "CPU µs/request": cpu * 1e6 / max(outcome.requests, 1),
-            "busy %": 100 * cpu / outcome.seconds,
-        }
-        return Measured(outcome.requests / outcome.seconds, columns, outcome.errors, agreed)
+        return rated(proxy, lambda: watched(bench, lambda: saturate(proxy, load, bench.seconds)))
 
     return measure
 

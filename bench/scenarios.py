@@ -22,16 +22,21 @@ from measures import (
 )
 from peers import OURS
 from tls_measures import context_memory, handshakes, http2_requests_per_second, many_names
+from variants import ADMITTED, BURST, OFFERED, admitted, logged, variant_rate
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on our median: on its ratio to a peer's, or, `against` nobody, on the figure or a column."""
+    """A bound on our median: on its ratio to a peer's, or, `against` nobody, on the figure or a column.
+
+    With `of` it is that peer's in place of ours, round by round.
+    """
 
     bound: float
     against: str = ""
     at_least: bool = False
     column: str = ""
+    of: str = ""
 
     def is_met(self, value: float) -> bool:
         """Whether this value is within the bound."""
@@ -101,11 +106,16 @@ SECURE = ("nginx", "nginx-installed", "caddy", "traefik", "go", OURS)
 MANY = ("nginx", "nginx-installed", "caddy", OURS)
 NAMES = 1000
 CONTEXTS = 256
+DESK = ("addresses", "basic", "rate", "edits", "strip", "body")
 CALM = ("nginx", "haproxy", "caddy", "go", OURS)
 
 
 def _at_least(**ratios: float) -> tuple[Target, ...]:
     return tuple(Target(bound, peer, at_least=True) for peer, bound in ratios.items())
+
+
+def _parts(bound: float, against: str, *peers: str) -> tuple[Target, ...]:
+    return tuple(Target(bound, against, at_least=True, of=peer) for peer in peers)
 
 
 SCENARIOS = {
@@ -277,5 +287,41 @@ SCENARIOS = {
         http2_requests_per_second,
         SECURE,
         names=1,
+    ),
+    "log": Scenario(
+        "Access log to a file: small keep-alive GET, 64 connections, a line of each",
+        "requests/s",
+        logged(SMALL_GET, answers(SMALL_ANSWER)),
+        ("nginx", "nginx-log", "caddy", "caddy-log", OURS, "ours-log"),
+        _parts(0.9, OURS, "ours-log"),
+    ),
+    "policies": Scenario(
+        "Policies, one by one, of services in one process of ours: small keep-alive GET, 64 connections",
+        "requests/s",
+        variant_rate,
+        ("plain", *DESK, "forward"),
+        _parts(0.9, "plain", *DESK),
+    ),
+    "cache": Scenario(
+        "Cache: small answers that may be stored for an hour, 64 connections",
+        "requests/s",
+        variant_rate,
+        ("nginx-miss", "nginx-hit", "nocache", "miss", "hit"),
+        _parts(1.5, "miss", "hit"),
+    ),
+    "gzip": Scenario(
+        "Compression: JSON of 2 KiB, with `Accept-Encoding: gzip`, 64 connections",
+        "requests/s",
+        variant_rate,
+        ("nginx-json", "nginx-gzip", "caddy-json", "caddy-gzip", "json", "gzip"),
+    ),
+    "limited": Scenario(
+        f"Rate limit of {ADMITTED:,} requests/s with a burst of {BURST}, offered {OFFERED:,}: off what should"
+        " be let in",
+        "%",
+        admitted,
+        ("nginx-limited", "traefik-limited", "limited"),
+        (Target(5, of="limited"),),
+        decimals=2,
     ),
 }

@@ -49,6 +49,7 @@ type plan struct {
 	method   string
 	begin    time.Time
 	end      time.Time
+	also     int           // a status that is no error, besides 200; 0: none
 	interval time.Duration // between two requests of one connection; 0: as fast as answered
 }
 
@@ -57,6 +58,7 @@ type tally struct {
 	latencies  []time.Duration
 	bytes      int64
 	errors     map[string]int
+	others     int
 	handshakes int
 	resumed    int
 	negotiated map[string]int
@@ -79,9 +81,12 @@ func (c *client) close() {
 	}
 }
 
-var errNoMore = errors.New("no more connections are to be opened")
+var (
+	errNoMore = errors.New("no more connections are to be opened")
+	errOther  = errors.New("the other status that is no error")
+)
 
-// exchange sends one request and reads its answer to the end; errNoMore ends the client.
+// exchange sends one request and reads its answer to the end; errNoMore ends the client, errOther does not.
 func (c *client) exchange() error {
 	if c.socket == nil {
 		if err := c.connect(); err != nil {
@@ -106,11 +111,15 @@ func (c *client) exchange() error {
 	if err != nil {
 		return fmt.Errorf("body: %w", err)
 	}
-	if answer.StatusCode != 200 {
+	other := answer.StatusCode != 200
+	if other && answer.StatusCode != c.plan.also {
 		return fmt.Errorf("status %d", answer.StatusCode)
 	}
 	if answer.Close {
 		c.close()
+	}
+	if other {
+		return errOther
 	}
 	return nil
 }
@@ -137,6 +146,9 @@ func (c *client) run(offset time.Duration) {
 		}
 		if err := c.exchange(); err == errNoMore {
 			return
+		} else if err == errOther {
+			c.tally.others++
+			continue
 		} else if err != nil {
 			c.tally.errors[reason(err)]++
 			c.close()
@@ -160,7 +172,7 @@ func reason(err error) string {
 func report(tallies []tally, asked int, elapsed float64) map[string]any {
 	var all []time.Duration
 	var size int64
-	handshakes, resumed := 0, 0
+	handshakes, resumed, others := 0, 0, 0
 	errors, negotiated := map[string]int{}, map[string]int{}
 	for _, one := range tallies {
 		all = append(all, one.latencies...)
@@ -168,6 +180,7 @@ func report(tallies []tally, asked int, elapsed float64) map[string]any {
 		for text, count := range one.errors {
 			errors[text] += count
 		}
+		others += one.others
 		handshakes += one.handshakes
 		resumed += one.resumed
 		for text, count := range one.negotiated {
@@ -184,7 +197,7 @@ func report(tallies []tally, asked int, elapsed float64) map[string]any {
 	}
 	return map[string]any{
 		"requests": len(all), "bytes": size, "seconds": elapsed,
-		"errors": errors, "milliseconds": quantiles, "asked": asked,
+		"errors": errors, "milliseconds": quantiles, "asked": asked, "others": others,
 		"handshakes": handshakes, "resumed": resumed, "negotiated": negotiated,
 	}
 }
@@ -196,6 +209,7 @@ func main() {
 	rate := flag.Float64("rate", 0, "requests a second over all connections; 0: as many as are answered")
 	method := flag.String("method", "GET", "method")
 	body := flag.Int("body", 0, "bytes of each request's body")
+	also := flag.Int("also", 0, "a status that is no error, besides 200")
 	address := flag.String("connect", "", "host:port to connect to, whatever the URL's name is")
 	file := flag.String("names", "", "a file of names, one a line: each connection is for one of them, by chance")
 	each := flag.Bool("each", false, "one connection for each name, then end")
@@ -236,7 +250,7 @@ func main() {
 	}
 	begin := time.Now().Add(100 * time.Millisecond)
 	end := begin.Add(time.Duration(*seconds) * time.Second)
-	work := &plan{*address, target.Scheme == "https", wanted, *method, begin, end, 0}
+	work := &plan{*address, target.Scheme == "https", wanted, *method, begin, end, *also, 0}
 	if *rate > 0 {
 		work.interval = time.Duration(float64(*connections) / *rate * 1e9)
 	}
@@ -244,7 +258,8 @@ func main() {
 	var group sync.WaitGroup
 	for number := range *connections {
 		group.Go(func() {
-			one := client{plan: work}
+			// What {n} stands for is never the same on two connections.
+			one := client{plan: work, number: number * 1_000_000_000}
 			if *resume {
 				one.sessions = tls.NewLRUClientSessionCache(2 * len(hosts))
 			}
