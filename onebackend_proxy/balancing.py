@@ -64,7 +64,7 @@ class Ejection:
 
 @attrs.define(eq=False)
 class EndpointState:
-    """What we count about one address: requests in flight, failures since it last worked, health.
+    """What we count about one address: requests in flight, failures since it last worked and ever, health.
 
     `last_heartbeat` is when it was last seen to accept a connection, in seconds since the epoch;
     `ejected_until` is when one request may try it again, by the clock of `failed`, or 0.0.
@@ -73,6 +73,7 @@ class EndpointState:
     address: Address
     in_flight: int = 0
     failures: int = 0
+    failures_ever: int = 0
     health: Health = Health.UNKNOWN
     last_heartbeat: float | None = None
     ejected_until: float = 0.0
@@ -95,6 +96,7 @@ class EndpointState:
     def failed(self, now: float, ejection: Ejection) -> None:
         """Count a failure in a row, and eject it when there were enough, or when it is Unreachable."""
         self.failures += 1
+        self.failures_ever += 1
         if not ejection.after:
             return
         if self.ejected_until:
