@@ -8,6 +8,7 @@
 ``collection``     what is saved, listed and deleted by its id: ``rules`` (Routes, Redirects), ``certs``
 ``issuances``      certificates that are ordered: failures, checks, an order now
 ``explain``        what becomes of a request for a URL
+``metrics``        all numbers for Prometheus, the text of which is made in ``exposition``
 ``accounts``       logins, over ``passwords``, ``password_work``, ``throttle``, ``tokens``, ``permissions``
 """
 
@@ -23,12 +24,13 @@ from ..password_work import InThread
 from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
 from .explain import EdgeView
+from .exposition import MetricSources
 from .json_resource import BuiltInService, ClientAddress, peer_address
 from .proxy_svc import LocalRoot, proxy_operations
 from .registry_svc import registry_operations
 from .user_svc import user_operations
 
-__all__ = ["Accounts", "BuiltInService", "EdgeView", "built_in_services", "open_accounts"]
+__all__ = ["Accounts", "BuiltInService", "EdgeView", "MetricSources", "built_in_services", "open_accounts"]
 
 
 def built_in_services(
@@ -40,6 +42,7 @@ def built_in_services(
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
+    metrics: MetricSources | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> dict[bytes, BuiltInService]:
@@ -47,7 +50,8 @@ def built_in_services(
 
     `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `edge` and
     `local_root` (the local authority's certificate in PEM) are None where there is no edge, and `issuing`
-    where no certificates are ordered; `seconds` is the reactor's clock; `in_thread` runs what takes long.
+    where no certificates are ordered, `metrics` where nothing is counted; `seconds` is the reactor's clock;
+    `in_thread` runs what takes long.
     """
     tables = (
         user_operations(accounts),
@@ -58,6 +62,7 @@ def built_in_services(
             edge=edge,
             local_root=local_root,
             issuing=issuing,
+            metrics=metrics,
             seconds=seconds,
             in_thread=in_thread,
         ),

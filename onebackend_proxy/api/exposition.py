@@ -54,11 +54,12 @@ READINGS: Mapping[str, tuple[str, str]] = {
 
 
 @attrs.frozen
-class Sources:
+class MetricSources:
     """Where the numbers come from; all of it is asked in the reactor's thread.
 
     `upstreams` gives every address in use, with the slug whose instance it is, or ``""`` for one that a Route
-    names; `readings` are some of `READINGS`; `version` is the program's, `seconds` the clock.
+    names; `readings` are some of `READINGS`; `version` is the program's, `seconds` the clock. `token` lets in
+    who has no account; nobody has the empty one.
     """
 
     version: str
@@ -69,6 +70,7 @@ class Sources:
     there_is: Callable[[str], bool]
     """Whether a Route has this id, or a service ``/<slug>`` an instance."""
     readings: Mapping[str, Callable[[], float]]
+    token: str = attrs.field(default="", repr=False)
 
     def picture(self) -> Picture:
         """How it all is now."""

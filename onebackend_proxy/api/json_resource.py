@@ -6,6 +6,7 @@ A built-in service is a table of `Operation`; `BuiltInService` does for all of t
 from __future__ import annotations
 
 import enum
+import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -61,10 +62,16 @@ class Bearer(enum.Enum):
 
 @attrs.frozen
 class Call:
-    """A call as an operation sees it; `argument` is the path segment where the template has ``*``."""
+    """A call as an operation sees it; `argument` is the path segment where the template has ``*``.
+
+    `keyed` says that it came with the operation's own key, in the place of an account's token.
+    """
 
     address: str
     claims: Claims | None = None
+    keyed: bool = False
+    accept: str = ""
+    accept_encoding: str = ""
     argument: str = ""
     query: Mapping[str, str] = attrs.field(factory=dict)
     content: bytes = attrs.field(default=b"", repr=False)
@@ -92,7 +99,10 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """What to send: `content` as JSON, or `encoded`, which is JSON already, or no body at all."""
+    """What to send: `content` as JSON, or `encoded`, or no body at all.
+
+    What is encoded is JSON already, unless a Content-Type in `headers` says what it is.
+    """
 
     status: int = 200
     content: object | None = None
@@ -104,7 +114,8 @@ class Answer:
 class Operation:
     """One line of a service's table: a method and a path (segments, ``*`` for any) and what runs.
 
-    Bodies over `MAX_BUFFERED` are taken from those only who have `permission`.
+    Bodies over `MAX_BUFFERED` are taken from those only who have `permission`. `key`, where there is one, may
+    be sent as the bearer token.
     """
 
     method: bytes
@@ -113,6 +124,11 @@ class Operation:
     bearer: Bearer = Bearer.REQUIRED
     max_body: int = MAX_BUFFERED
     permission: str = ""
+    key: str = attrs.field(default="", repr=False)
+
+    def opens(self, token: str | None) -> bool:
+        """Whether the token is the operation's own key; how long that takes tells nothing of it."""
+        return bool(self.key) and hmac.compare_digest((token or "").encode("latin-1"), self.key.encode())
 
     def body_limit(self, claims: Claims | None) -> int:
         """Bytes of a body that this caller may send."""
@@ -164,6 +180,12 @@ def _segments(request: Request) -> list[str]:
     return segments[:-1] if segments and not segments[-1] else segments
 
 
+def _field(request: Request, name: str) -> str:
+    return ",".join(
+        value.decode("latin-1") for value in request.requestHeaders.getRawHeaders(name.encode(), [])
+    )
+
+
 def _token_in(request: Request) -> str | None:
     sent = request.requestHeaders.getRawHeaders(b"authorization", [])
     if len(sent) > 1:
@@ -193,14 +215,15 @@ def send_json(request: Request, answer: Answer) -> None:
     """Write `answer` and finish the request."""
     request.setResponseCode(answer.status)
     request.setHeader("Cache-Control", "no-store")
-    for name, value in answer.headers.items():
-        request.setHeader(name, value)
     body = answer.encoded
     if answer.content is not None:
         body = json.dumps(answer.content).encode("ascii")
     if body:
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Content-Length", str(len(body)))
+    for name, value in answer.headers.items():
+        request.setHeader(name, value)
+    if body:
         request.write(body)
     request.finish()
 
@@ -276,10 +299,14 @@ class BuiltInService(Resource):
         if wanted not in here:
             raise MethodNotAllowed(f"this call takes {', '.join(allowed)}", allowed)
         operation, argument = here[wanted]
-        claims = self._claims(request, operation.bearer)
+        keyed = operation.opens(_token_in(request)) if operation.key else False
+        claims = None if keyed else self._claims(request, operation.bearer)
         call = Call(
             address=self._client_address(request),
             claims=claims,
+            keyed=keyed,
+            accept=_field(request, "accept"),
+            accept_encoding=_field(request, "accept-encoding"),
             argument=argument,
             query=_query(request),
             content=_content(request, operation.body_limit(claims)),

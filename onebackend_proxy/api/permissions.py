@@ -12,6 +12,7 @@ ROUTE_VIEW = "proxy-svc:route:view"
 ROUTE_EDIT = "proxy-svc:route:edit"
 CERT_VIEW = "proxy-svc:cert:view"
 CERT_EDIT = "proxy-svc:cert:edit"
+METRICS_VIEW = "proxy-svc:metrics:view"
 USER_CREATE = "user-svc:user:create"
 INSTANCE_VIEW = "registry-svc:instance:view"
 INSTANCE_EDIT = "registry-svc:instance:edit"
@@ -26,6 +27,7 @@ PERMISSIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         ROUTE_EDIT: _ADMIN,
         CERT_VIEW: _ADMIN,
         CERT_EDIT: _ADMIN,
+        METRICS_VIEW: _ADMIN,
         USER_CREATE: _ADMIN,
         INSTANCE_VIEW: _ANYBODY,
         INSTANCE_EDIT: _ANYBODY,

@@ -15,8 +15,10 @@ from ..records import Redirect, Route
 from .certs import certificates
 from .collection import Collection, collection_operations, read_body
 from .explain import EdgeView, explain_operation
+from .exposition import MetricSources
 from .issuances import issuing_operations
 from .json_resource import Answer, Call, Operation
+from .metrics import metrics_operation
 from .permissions import ROUTE_EDIT, ROUTE_VIEW
 from .rules import SaveRedirectsBody, SaveRoutesBody
 from .shapes import redirect_json, route_json
@@ -87,12 +89,14 @@ def proxy_operations(
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
+    metrics: MetricSources | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> list[Operation]:
     """The calls of proxy-svc over `store`.
 
-    `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered.
+    `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered,
+    `metrics` where nothing is counted.
     """
 
     def routed(name: str) -> bool:
@@ -105,4 +109,5 @@ def proxy_operations(
         *issuing_operations(issuing),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),
+        *([metrics_operation(metrics, in_thread)] if metrics is not None else []),
     ]
