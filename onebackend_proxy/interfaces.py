@@ -69,6 +69,15 @@ class IStore(Interface):
     def delete_routes(ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these; `errors.NotFound` names the first unknown id, and deletes none."""
 
+    def change_routes(
+        ids: Sequence[str], change: Callable[[Sequence[Route]], tuple[Sequence[Route], Sequence[str]]]
+    ) -> Deferred[None]:
+        """Save and delete (by id) what `change` says, which is told those of these routes that there are.
+
+        Nobody else changes them meanwhile. What it raises is what this fails with, and then nothing is done.
+        It may run in another thread.
+        """
+
     def redirects() -> Deferred[tuple[Redirect, ...]]:
         """All redirects."""
 

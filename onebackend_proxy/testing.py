@@ -131,6 +131,20 @@ class MemoryStore:
         """Delete all of these, or none and `errors.NotFound`."""
         return self._change_routes(lambda: _delete(self._routes, "route", ids))
 
+    def change_routes(
+        self,
+        ids: Sequence[str],
+        change: Callable[[Sequence[Route]], tuple[Sequence[Route], Sequence[str]]],
+    ) -> Deferred[None]:
+        """Save and delete what `change` makes of those of these routes that there are."""
+
+        def work() -> None:
+            saved, deleted = change([self._routes[key] for key in ids if key in self._routes])
+            _delete(self._routes, "route", deleted)
+            self._routes.update((route.id, route) for route in saved)
+
+        return self._change_routes(work)
+
     def redirects(self) -> Deferred[tuple[Redirect, ...]]:
         """All redirects."""
         return self._do(lambda: _sorted(self._redirects))

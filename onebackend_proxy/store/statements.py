@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ from .rows import (
     replace_certificates,
     route_row,
     row_of,
+    some_of,
 )
 
 _CHECK_NAME = "encryption-key-check"
@@ -88,6 +89,22 @@ class Statements(IssuingStatements):
     def delete_routes(self, ids: Sequence[str]) -> Deferred[None]:
         """Delete all of these, or none and `errors.NotFound`."""
         return self._delete(ROUTES, ids)
+
+    def change_routes(
+        self,
+        ids: Sequence[str],
+        change: Callable[[Sequence[Route]], tuple[Sequence[Route], Sequence[str]]],
+    ) -> Deferred[None]:
+        """Save and delete what `change` makes of those of these routes that there are."""
+        ids = tuple(ids)
+
+        def work(connection: sa.Connection) -> Change:
+            saved, deleted = change(some_of(connection, ROUTES, ids))
+            replace(connection, schema.routes, [*map(route_row, saved)])
+            delete(connection, ROUTES, deleted)
+            return Change(ROUTES, tuple(saved), tuple(deleted))
+
+        return self._change(work)
 
     def redirects(self) -> Deferred[tuple[Redirect, ...]]:
         """All redirects."""

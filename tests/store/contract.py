@@ -102,6 +102,33 @@ class StoreContract(WithStore):
 
         return self.run_async(check())
 
+    def test_routes_are_changed_by_what_they_were(self):
+        async def check():
+            await self.store.save_routes([Route(key, "http://x") for key in ("a.com", "b.com", "c.com")])
+            told = []
+
+            def change(routes):
+                told.extend(sorted(route.id for route in routes))
+                return [Route("a.com", "http://new"), Route("/shop-svc")], ["b.com"]
+
+            await self.store.change_routes(["b.com", "a.com", "/shop-svc"], change)
+            self.assertEqual(told, ["a.com", "b.com"])
+            after = (Route("/shop-svc"), Route("a.com", "http://new"), Route("c.com", "http://x"))
+            self.assertEqual(await self.store.routes(), after)
+
+            def refuse(routes):
+                raise NotFound("not this one")
+
+            message = (await failure_of(NotFound, self.store.change_routes(["a.com"], refuse))).message
+            self.assertEqual(message, "not this one")
+            await failure_of(
+                NotFound, self.store.change_routes([], lambda _: ([Route("d.com", "http://d")], ["nope"]))
+            )
+            await self.store.change_routes([], lambda _: ((), ()))
+            self.assertEqual(await self.store.routes(), after)
+
+        return self.run_async(check())
+
     def test_redirects(self):
         async def check():
             old, new = Redirect("a.com", "https://b.com", 301), Redirect("a.com", "https://c.com")

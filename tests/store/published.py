@@ -9,7 +9,21 @@ from twisted.internet.defer import gatherResults
 
 from onebackend_proxy.errors import Conflict, NotFound, StoreUnavailable
 from onebackend_proxy.interfaces import Published
-from onebackend_proxy.records import Certificate, Redirect, Route, RouteTimeouts, WeightedTarget
+from onebackend_proxy.records import (
+    Access,
+    BasicUser,
+    Certificate,
+    FieldEdits,
+    ForwardAuth,
+    HeaderEdits,
+    Pause,
+    Policy,
+    RateLimit,
+    Redirect,
+    Route,
+    RouteTimeouts,
+    WeightedTarget,
+)
 
 from .contract import NOW, StoreContract, WithStore, an_instance, failure_of
 
@@ -21,6 +35,25 @@ FULL_ROUTE = Route(
     timeouts=RouteTimeouts(connect=0.5, idle=60),
     retries=0,
     tls_insecure_skip_verify=True,
+    policy=Policy(
+        strip_prefix=True,
+        access=Access(
+            ("10.0.0.0/8",),
+            ("10.6.6.6/32",),
+            (BasicUser("ada", "a hash"),),
+            ForwardAuth("http://auth/check", ("X-User",)),
+        ),
+        rate_limit=RateLimit(100, 0.5, 0, "header:x-key"),
+        request_body_limit=0,
+        headers=HeaderEdits(
+            FieldEdits((("X-A", "$host"), ("X-B", "")), ("Cookie",)), FieldEdits(remove=("Server",))
+        ),
+        compress=True,
+        cache=True,
+        error_pages=(("503", "<p>later</p>"), ("4xx", "")),
+        intercept_errors=True,
+        paused=Pause(300.0, "back soon"),
+    ),
 )
 
 
