@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from random import random
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -67,10 +68,19 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+class Destination(Protocol):
+    """Where a request goes that first has to pass something: what makes the exchange for it."""
+
+    def exchange(self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest) -> Exchange:
+        """An exchange that is not started yet."""
+
+
 class Exchange:
     """One request and its answer, from head to last byte."""
 
     # On the class: what most exchanges never change costs them nothing.
+    counted = True
+    """Whether it is a client's request, or one that another exchange makes."""
     state: State = State.CONNECTING
     endpoint: EndpointState | None = None
     status = 0
@@ -99,6 +109,7 @@ class Exchange:
     _paused_by_client = False
     _progress = True
     _deadline = 0.0
+    _body_limit = 0
 
     def __init__(
         self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, upstream: Upstream
@@ -113,6 +124,7 @@ class Exchange:
         if request.body > 0 or request.body < NO_BODY:
             self._kept = bytearray()
             self._request_done = False
+            self._body_limit = exchanges.limits.body_limit
 
     def __repr__(self) -> str:
         return (
@@ -129,7 +141,17 @@ class Exchange:
 
     def start(self) -> None:
         """Send the request to an endpoint of the upstream, or refuse it."""
+        if self._body_limit and self._too_large(self.request.body):
+            return
         self._try_next(self.started)
+
+    def _too_large(self, size: int) -> bool:
+        """Refuse the request if a body of this size is over the limit."""
+        limit = self._body_limit
+        if limit and size > limit and self.state is not _DONE:
+            self._end(ContentTooLarge(f"the body is over {limit} bytes"))
+            return True
+        return False
 
     def _try_next(self, now: float) -> None:
         endpoint = pick(self.upstream, self.request, self._tried, self._exchanges.random, now)
@@ -226,9 +248,10 @@ class Exchange:
         return connection
 
     def _let_go(self) -> None:
-        """Have nothing in flight any more at the endpoint."""
+        """Have nothing in flight any more at the endpoint, if the answer comes from one."""
         endpoint = self.endpoint
-        assert endpoint is not None
+        if endpoint is None:
+            return
         endpoint.in_flight -= 1
         if endpoint.trial is self.request:
             endpoint.trial = None
@@ -368,9 +391,7 @@ class Exchange:
             return
         self._progress = True
         self.bytes_in += len(data)
-        limit = self._exchanges.limits.body_limit
-        if limit and self.bytes_in > limit:
-            self._end(ContentTooLarge(f"the body is over {limit} bytes"))
+        if self._body_limit and self._too_large(self.bytes_in):
             return
         kept = self._kept
         if kept is not None:
@@ -435,6 +456,11 @@ class Exchange:
 
     def _refuse(self, error: ProxyError) -> None:
         self._report(error)
+        self.refuse(error)
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answer with an error in the place of an upstream, with no line in the program's log."""
+        self.reason = str(error)
         self._stop_upstream()
         self.status, message = answer_for(error)
         self._done()
@@ -459,12 +485,13 @@ class Exchange:
 
     def _report(self, error: ProxyError) -> None:
         self.reason = str(error)
+        endpoint = self.endpoint
         self._exchanges.log.warn(
             "{service}: {method} {target} at {address}: {reason} [request {id}]",
             service=self.upstream.name,
             method=shown(self.request.method),
             target=shown(self.request.target),
-            address=self.endpoint.address.authority if self.endpoint else "no instance",
+            address=endpoint.address.authority if endpoint is not None else "no instance",
             reason=self.reason,
             id=shown(self.request.request_id),
         )
@@ -525,9 +552,19 @@ class Exchanges:
     def __len__(self) -> int:
         return len(self._active)
 
-    def begin(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
+    def begin(self, downstream: Downstream, request: OutgoingRequest, to: Upstream | Destination) -> Exchange:
         """A new exchange; the caller keeps it, then calls `start`."""
+        if isinstance(to, Upstream):
+            return self._begun(Exchange(self, downstream, request, to))
+        return self._begun(to.exchange(self, downstream, request))
+
+    def begin_inner(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
+        """As `begin`, for a request that no client made: it is not `counted`."""
         exchange = Exchange(self, downstream, request, upstream)
+        exchange.counted = False
+        return self._begun(exchange)
+
+    def _begun(self, exchange: Exchange) -> Exchange:
         self._active.add(exchange)
         if self._tick is None:
             self._tick = self.clock.callLater(1.0, self._check)
@@ -550,7 +587,7 @@ class Exchanges:
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
         self._active.discard(exchange)
-        if self.on_end is not None:
+        if self.on_end is not None and exchange.counted:
             self.on_end(exchange)
         if self._waiters and not self._active:
             waiters, self._waiters = self._waiters, []

@@ -194,7 +194,7 @@ class OutgoingRequest:
     `headers` are the client's fields that cross, not to be changed in place, and `lines` the same as they go
     out, with ours behind them; Host and what frames the body (`body`) are in neither. `upgrade` is the
     protocol that it asks to switch to, or b"". `keep_alive` says whether the client's connection may outlive
-    the request.
+    the request. `scheme` is what the client spoke, by a trusted proxy's word too.
     """
 
     method: bytes
@@ -208,6 +208,7 @@ class OutgoingRequest:
     expects_continue: bool
     keep_alive: bool
     upgrade: bytes
+    scheme: bytes = b"http"
 
 
 @attrs.define(eq=False)
@@ -335,7 +336,7 @@ def prepare_request(
     if authority:
         host = authority
     http11 = head.version == b"HTTP/1.1"
-    body = _request_framing(http11, fields.framing, limits.body_limit) if fields.framing else NO_BODY
+    body = _request_framing(http11, fields.framing) if fields.framing else NO_BODY
     if fields.hops >= MAX_HOPS:
         raise LoopDetected(f"this request came through here {fields.hops} times already")
     expect = fields.expect
@@ -349,7 +350,10 @@ def prepare_request(
     if head.sorted is None:
         check_values(head.headers)
     client_ip = peer.ip
+    scheme = peer.scheme
     if peer.trusted:
+        if _XFP in fields.forwarded:
+            scheme = b"https" if fields.forwarded[_XFP].lower() == b"https" else b"http"
         kept, lines, client_ip, request_id = _believed(peer, fields, trusted, host, request_id)
     else:
         kept = fields.kept
@@ -366,6 +370,7 @@ def prepare_request(
         bool(expect) and http11 and body not in (NO_BODY, 0),
         not fields.close and (http11 or fields.keep_alive),
         upgrade,
+        scheme,
     )
 
 
@@ -487,7 +492,7 @@ def forwarded_client(
     return client
 
 
-def _request_framing(http11: bool, framing: Sequence[tuple[int, bytes]], limit: int) -> int:
+def _request_framing(http11: bool, framing: Sequence[tuple[int, bytes]]) -> int:
     """How a request's body is framed; anything that two parsers may read in two ways is refused."""
     if len(framing) > 1:
         kinds = {rule for rule, _value in framing}
@@ -506,7 +511,7 @@ def _request_framing(http11: bool, framing: Sequence[tuple[int, bytes]], limit: 
     if not value.isdigit():
         raise BadRequest("Content-Length is not a length")
     digits = value.lstrip(b"0")
-    if len(digits) > MAX_LENGTH_DIGITS or (limit and int(digits or b"0") > limit):
+    if len(digits) > MAX_LENGTH_DIGITS:
         raise ContentTooLarge("the body is over the limit")
     return int(digits or b"0")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import attrs
+
+from .errors import error_body
 
 if TYPE_CHECKING:
     from .headers import SortedFields
@@ -25,6 +28,7 @@ MAX_SHOWN = 256
 """Bytes of anything a client sent that a line of the program's log shows."""
 
 _field = b": ".join
+_PHRASES = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 def field_lines(headers: Headers) -> bytes:
@@ -90,3 +94,19 @@ class ResponseHead:
     def with_field(self, field: tuple[bytes, bytes]) -> ResponseHead:
         """The same with one more field."""
         return attrs.evolve(self, headers=[*self.headers, field])
+
+
+def refusal(status: int, message: str, method: bytes) -> tuple[ResponseHead, bytes]:
+    """Our own error answer to a request with this method: its head, and its JSON body if it has one."""
+    headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+    if status == 405:
+        headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    return own_answer(Answer(status, headers, error_body(message)), method)
+
+
+def own_answer(answer: Answer, method: bytes) -> tuple[ResponseHead, bytes]:
+    """An answer of our own to a request with this method: its head, and its body if it has one."""
+    size = len(answer.body)
+    headers = [*answer.headers, (b"Content-Length", b"%d" % size)]
+    head = ResponseHead(answer.status, _PHRASES.get(answer.status, b""), headers, size)
+    return head, b"" if method == b"HEAD" else answer.body

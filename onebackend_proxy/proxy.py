@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
+from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from .addresses import parse_target
 from .api import BuiltInService, EdgeView, built_in_services, open_accounts
 from .balancing import Balance, EndpointState, Timeouts, Upstream
+from .desk.guard import Guards
 from .downstream import ReverseProxyResource, ServiceResource
 from .downstream.edge import EdgeResource, PlainEdge
 from .downstream.peers import client_address
@@ -23,8 +25,10 @@ from .edge_certificates import EdgeCertificates
 from .exchange import Exchanges
 from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
 from .headers import Network
+from .inside import BuiltInUpstream
 from .interfaces import IStore, Published
 from .options import Settings
+from .password_work import PasswordWork
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
 from .targets import RouteUpstreams, Targets
@@ -100,21 +104,33 @@ class ProxyService(Service):
         key = settings.encryption_key or kept_secret(settings.folder / ENCRYPTION_KEY)
         self._admin_password = settings.admin_password or kept_secret(settings.folder / ADMIN_PASSWORD)
         self.store = open_sqlite(settings.folder / DATABASE, Vault(key), reactor)
-        self._client = Http1Client(reactor, limits=settings.limits)
         limits = settings.limits
+        services = Resource()
+        self._inside = BuiltInUpstream(reactor, services, limits)
+        self._services = services
+        self._client = Http1Client(reactor, self._inside.endpoint_for, limits)
         self.registry = EmbeddedRegistry(
             self.store, timeouts=limits.timeouts, ejection=limits.ejection, balance=settings.balance
         )
         targets = Targets(self.registry.lookup)
         self._upstreams = RouteUpstreams(targets, limits, settings.balance)
+        self._guards = Guards(
+            self._upstreams.of,
+            lambda target, name: targets.upstream_of(
+                name, [target], timeouts=limits.timeouts, ejection=limits.ejection
+            ),
+            PasswordWork(),
+            reactor.seconds,
+            built_in=lambda route: self._inside.upstream(route.id),
+        )
         self._health = HealthChecks(
             reactor, lambda: chain(self.registry.endpoints(), self._upstreams.endpoints())
         )
         self.registry.watch = targets.watch = self._health.look
         self.exchanges = Exchanges(reactor, self._client, limits=settings.limits)
         desk = Desk(self.exchanges, settings.trusted_proxies)
-        self.resource = ServiceResource(self.registry, desk)
-        self.edge = EdgeResource(desk, self._upstreams.of, self.resource)
+        self.resource = ServiceResource(self.registry, desk, self._guards.of)
+        self.edge = EdgeResource(desk, self._guards.of, self.resource)
         self.plain_edge = PlainEdge(self.edge)
         self.certificates = EdgeCertificates(
             self.store, settings.folder, reactor, self.edge.owns, limits, settings.sync_certs_to_files
@@ -156,6 +172,8 @@ class ProxyService(Service):
             seconds=self._reactor.seconds,
         )
         self.resource.serve(self._built_in)
+        for slug, service in self._built_in.items():
+            self._services.putChild(slug, service)
         self._health.start()
         if self.issuing is not None:
             await self.issuing.start()
@@ -168,6 +186,8 @@ class ProxyService(Service):
             self.registry.published(published.instances)
         if before is None or published.routes is not before.routes:
             self._upstreams.publish(published.routes)
+            self._guards.publish(published.routes)
+            self.resource.publish(published.routes.services())
         if before is None or published.certificates is not before.certificates:
             self.certificates.publish(published)
         self.edge.publish(published)
@@ -187,7 +207,9 @@ class ProxyService(Service):
 
     def client_address(self, request: Request) -> str:
         """Whose request it is, behind whatever trusted proxies: the throttle and the access log agree."""
-        return client_address(request, self.settings.trusted_proxies)
+        return self._inside.client_of(
+            request, lambda request: client_address(request, self.settings.trusted_proxies)
+        )
 
     def stopService(self) -> Deferred[None]:
         """Finish what is in flight, at most for `GRACE` seconds, then let go of everything."""

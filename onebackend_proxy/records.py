@@ -65,6 +65,9 @@ class Access:
     forward_auth: ForwardAuth | None = None
 
 
+ALL_WELCOME = Access()
+
+
 @attrs.frozen
 class RateLimit:
     """As many as `requests` in `per` seconds, evenly, and besides `burst` more at once.
@@ -116,7 +119,7 @@ class Policy:
     """
 
     strip_prefix: bool = False
-    access: Access = Access()
+    access: Access = ALL_WELCOME
     rate_limit: RateLimit | None = None
     request_body_limit: int | None = None
     headers: HeaderEdits = HeaderEdits()
@@ -128,6 +131,11 @@ class Policy:
 
 
 NO_POLICY = Policy()
+
+
+def _one_nothing(policy: Policy) -> Policy:
+    """So that it is enough to ask whether a policy is `NO_POLICY`."""
+    return NO_POLICY if policy == NO_POLICY else policy
 
 
 @attrs.frozen
@@ -146,7 +154,7 @@ class Route:
     timeouts: RouteTimeouts = RouteTimeouts()
     retries: int | None = None
     tls_insecure_skip_verify: bool = False
-    policy: Policy = NO_POLICY
+    policy: Policy = attrs.field(default=NO_POLICY, converter=_one_nothing)
 
 
 @attrs.frozen

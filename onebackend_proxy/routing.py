@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, KeysView, Mapping
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from .addresses import bracketed, canonical_host, is_slug, without_port
 from .errors import BadRequest
 from .headers import MAX_AUTHORITY
+from .records import BUILT_IN_SLUGS
 
-__all__ = ["RouteTable", "canonical_id", "is_slug", "normalized_path", "request_host", "service_slug"]
+__all__ = [
+    "RouteTable",
+    "canonical_id",
+    "canonical_route_id",
+    "is_slug",
+    "normalized_path",
+    "request_host",
+    "service_slug",
+]
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -157,6 +166,36 @@ def _unmatched(prefix: bytes, path: bytes, raw: bytes) -> bytes:
     return suffix if raw.startswith(prefix) and suffix[:1] in b"/" and not dots else wanted
 
 
+def stripped_target(prefix: bytes, target: bytes) -> bytes:
+    """A request target without the path prefix of the Route that it matches: what is left, byte for byte."""
+    raw, question, query = target.partition(b"?")
+    rest = _unmatched(prefix, edge_path(target).encode("latin-1"), raw)
+    return (rest or b"/") + question + query
+
+
+_FOLDED_END = re.compile(rb"[. ]+(?=/|\Z)")
+
+
+def lenient_paths(target: bytes) -> tuple[str, ...]:
+    """The paths that backends with few scruples may see in a request target, in lower case.
+
+    They take ``%2F`` and ``\\`` for slashes, leave away what begins with ``;`` (RFC 3986, 3.3), dots and
+    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``.
+    """
+    path = target.partition(b"?")[0]
+    seen = unquote_to_bytes(path).partition(b"\0")[0].replace(b"\\", b"/")
+    both = (seen, _PARAMETERS.sub(b"", seen))
+    merged = [_SLASHES.sub(b"/", b"/" + one.lstrip(b"/")) for one in both]
+    resolved = [normalized_path(one.replace(b"%", b"%25")) for one in merged]
+    trimmed = [_SLASHES.sub(b"/", _FOLDED_END.sub(b"", one)) for one in resolved]
+    return tuple(dict.fromkeys(one.decode("latin-1").lower() for one in (*resolved, *trimmed)))
+
+
+def folded_prefix(prefix: str) -> str:
+    """The path prefix of a Route as `lenient_paths` has it."""
+    return unquote_to_bytes(prefix).decode("latin-1").lower()
+
+
 @functools.lru_cache(1024)
 def _ascii_url(url: str) -> bytes:
     """A checked URL or path with nothing but ASCII in it (RFC 3987, 3.1)."""
@@ -198,6 +237,19 @@ def canonical_id(text: str) -> str:
     return f"{wildcard}{name}{path}"
 
 
+def canonical_route_id(text: str) -> str:
+    """As `canonical_id`; and ``/slug``, which is for a service on the service side."""
+    if not text.strip().startswith("/"):
+        return canonical_id(text)
+    slug = text.strip()[1:]
+    if not is_slug(slug):
+        raise ValueError("must be HOST, HOST/PREFIX, or /SLUG for a service: a-z, 0-9 and single dashes")
+    if slug in BUILT_IN_SLUGS:
+        # Its own API could no longer take back what locks it out.
+        raise ValueError(f"is built in: give a policy to a Route with the target service:{slug}")
+    return f"/{slug}"
+
+
 class _HasId(Protocol):
     @property
     def id(self) -> str: ...
@@ -224,9 +276,10 @@ class RouteTable(Generic[T]):
     """An immutable set of Routes (or Redirects); `match` finds the most specific one.
 
     Lookups take time in the length of the longest prefix, not in the number of routes, and keep nothing.
+    Those of services (``/slug``) are apart: no host matches them.
     """
 
-    __slots__ = ("_hosts", "_longest_prefix", "_size")
+    __slots__ = ("_hosts", "_longest_prefix", "_services", "_size")
 
     def __init__(self, entries: Iterable[T] = ()) -> None:
         hosts: dict[str, dict[str, T]] = {}
@@ -235,14 +288,16 @@ class RouteTable(Generic[T]):
             host, prefix = _split(entry.id)
             hosts.setdefault(host, {})[prefix] = entry
             longest = max(longest, len(prefix))
+        self._services: Mapping[str, T] = hosts.pop("", {})
         self._hosts: Mapping[str, Mapping[str, T]] = hosts
-        self._size = sum(map(len, hosts.values()))
+        self._size = sum(map(len, hosts.values())) + len(self._services)
         self._longest_prefix = longest
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[T]:
+        yield from self._services.values()
         for prefixes in self._hosts.values():
             yield from prefixes.values()
 
@@ -255,11 +310,12 @@ class RouteTable(Generic[T]):
         It is this very table if that is no change. It takes time in the number of hosts, but very little.
         """
         hosts = dict(self._hosts)
+        before = {**self._hosts, "": self._services} if self._services else self._hosts
         touched: dict[str, dict[str, T]] = {}
 
         def prefixes_of(host: str) -> dict[str, T]:
             if host not in touched:
-                hosts[host] = touched[host] = dict(self._hosts.get(host, ()))
+                hosts[host] = touched[host] = dict(before.get(host, ()))
             return touched[host]
 
         longest = self._longest_prefix
@@ -270,25 +326,32 @@ class RouteTable(Generic[T]):
             host, prefix = _split(entry.id)
             prefixes_of(host)[prefix] = entry
             longest = max(longest, len(prefix))
-        if all(prefixes == self._hosts.get(host, {}) for host, prefixes in touched.items()):
+        if all(prefixes == before.get(host, {}) for host, prefixes in touched.items()):
             return self
         size = self._size
         for host, prefixes in touched.items():
-            size += len(prefixes) - len(self._hosts.get(host, ()))
+            size += len(prefixes) - len(before.get(host, ()))
             if not prefixes:
                 del hosts[host]
-        return self._made(hosts, size, longest)
+        services = hosts.pop("", {}) if "" in touched else self._services
+        return self._made(hosts, services, size, longest)
 
     @classmethod
-    def _made(cls, hosts: Mapping[str, Mapping[str, T]], size: int, longest: int) -> RouteTable[T]:
+    def _made(
+        cls, hosts: Mapping[str, Mapping[str, T]], services: Mapping[str, T], size: int, longest: int
+    ) -> RouteTable[T]:
         table = cls.__new__(cls)
-        table._hosts, table._size, table._longest_prefix = hosts, size, longest
+        table._hosts, table._services, table._size, table._longest_prefix = hosts, services, size, longest
         return table
 
     def get(self, id: str) -> T | None:
         """The entry with this very id."""
         host, prefix = _split(id)
-        return self._hosts.get(host, {}).get(prefix)
+        return self._hosts.get(host, {}).get(prefix) if host else self._services.get(prefix)
+
+    def services(self) -> Collection[T]:
+        """Those of services."""
+        return self._services.values()
 
     def hosts(self) -> KeysView[str]:
         """The hosts of all entries, wildcards as they are written."""
@@ -297,6 +360,10 @@ class RouteTable(Generic[T]):
     def has_host(self, host: str) -> bool:
         """Whether any entry, whatever its prefix, is for this canonical host, or for ``*.`` one label up."""
         return host in self._hosts or wildcard_over(host) in self._hosts
+
+    def prefixes(self, host: str) -> Mapping[str, T]:
+        """The entries for this host by their path prefix, without those for ``*.`` one label up."""
+        return self._hosts.get(host, {})
 
     def match(self, host: str, path: str) -> T | None:
         """The entry for a canonical `host` and a normalized `path`, or None.

@@ -115,9 +115,11 @@ class RouteUpstreams:
         return self._targets.endpoints()
 
     def _make(self, route: Route) -> Callable[[], Upstream | None]:
-        if service_of(route.target) in BUILT_IN_SLUGS:
+        # An entry for a service has no target: it is about that service.
+        target = f"service:{route.id[1:]}" if route.id.startswith("/") else route.target
+        if service_of(target) in BUILT_IN_SLUGS:
             return lambda: None
-        weighted = route.targets or (WeightedTarget(route.target),)
+        weighted = route.targets or (WeightedTarget(target),)
         timeouts = self._limits.timeouts
         own = {name: value for name, value in attrs.asdict(route.timeouts).items() if value is not None}
         try:

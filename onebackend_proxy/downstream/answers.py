@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -12,30 +11,14 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from ..errors import ProxyError, answer_for, error_body
+from ..errors import ProxyError, answer_for
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Answer, Headers, ResponseHead, shown
+from ..messages import NO_BODY, Answer, Headers, ResponseHead, own_answer, refusal, shown
 from ..tunnel import Tunnel
 
 if TYPE_CHECKING:
     from .request import ProxyRequest
-
-
-def refusal(status: int, message: str, method: bytes) -> tuple[ResponseHead, bytes]:
-    """Our own error answer to a request with this method: its head, and its JSON body if it has one."""
-    headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
-    if status == 405:
-        headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-    return own_answer(Answer(status, headers, error_body(message)), method)
-
-
-def own_answer(answer: Answer, method: bytes) -> tuple[ResponseHead, bytes]:
-    """An answer of our own to a request with this method: its head, and its body if it has one."""
-    size = len(answer.body)
-    headers = [*answer.headers, (b"Content-Length", b"%d" % size)]
-    head = ResponseHead(answer.status, HTTPStatus(answer.status).phrase.encode("ascii"), headers, size)
-    return head, b"" if method == b"HEAD" else answer.body
 
 
 def report_refusal(log: Logger, method: bytes, target: bytes, error: ProxyError) -> tuple[int, str]:

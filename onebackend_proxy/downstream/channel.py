@@ -22,10 +22,10 @@ from ..errors import (
 )
 from ..headers import MAX_LENGTH_DIGITS, Network, Peer
 from ..http1 import response_bytes
-from ..messages import Headers
+from ..messages import Headers, refusal
 from ..transports import make_immediate
 from .accesslog import Entry
-from .answers import refusal, report_refusal
+from .answers import report_refusal
 from .lingering import Lingering
 from .peers import peer_of
 from .request import ProxyRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,11 +14,19 @@ from twisted.web.server import NOT_DONE_YET
 
 from ..balancing import Upstream
 from ..errors import BadRequest, Misdirected, NotFound, ProxyError, Unavailable
+from ..exchange import Destination
 from ..headers import OutgoingRequest, origin_form, the_host
 from ..interfaces import Published
 from ..messages import Answer
-from ..records import Redirect, Route
-from ..routing import RouteTable, edge_paths, redirect_location, request_host
+from ..records import ALL_WELCOME, NO_POLICY, Redirect, Route
+from ..routing import (
+    RouteTable,
+    edge_paths,
+    folded_prefix,
+    lenient_paths,
+    redirect_location,
+    request_host,
+)
 from .resources import Desk, Proxied, relay
 
 ACME_PREFIX = b"/.well-known/acme-challenge/"
@@ -26,7 +34,7 @@ ACME_PREFIX = b"/.well-known/acme-challenge/"
 
 Challenges = Callable[[str, str], Deferred[str | None]]
 """Finds the key authorization for a host and a token; None if no such thing is being asked for."""
-UpstreamOf = Callable[[Route], Upstream | None]
+DestinationOf = Callable[[Route], Upstream | Destination | None]
 
 
 def moved(status: int, location: bytes) -> Answer:
@@ -40,25 +48,28 @@ class EdgeResource(Proxied, Resource):
     """Everything by host and path: Redirects first, then Routes, else 404.
 
     It works at the root of a `ProxySite`, on the fast plane too, and of any other `twisted.web` Site.
-    `upstream_of` makes the upstream of a Route, and raises the `errors.ProxyError` where it has none; where
-    it gives None, the request is for `services`.
+    `destination_of` says where the requests of a Route go, and raises the `errors.ProxyError` where it has no
+    upstream; where it gives None, the request is for `services`.
     """
 
-    def __init__(self, desk: Desk, upstream_of: UpstreamOf, services: Resource) -> None:
+    def __init__(self, desk: Desk, destination_of: DestinationOf, services: Resource) -> None:
         Resource.__init__(self)
         self.desk = desk
-        self._upstream_of = upstream_of
+        self._destination_of = destination_of
         self._services = services
         self._leaf = _Relay(self)
         self._routes: RouteTable[Route] = RouteTable()
         self._redirects: RouteTable[Redirect] = RouteTable()
         self._redirecting = False
+        # By host, once it was asked for: the Routes with access rules below a path, if there are any.
+        self._shut: dict[str, ShutPaths | None] = {}
 
     def publish(self, published: Published) -> None:
         """From now on these are the Routes and Redirects."""
         self._routes = published.routes
         self._redirects = published.redirects
         self._redirecting = len(self._redirects) > 0
+        self._shut = {}
 
     def routes_to(self, host: str) -> bool:
         """Whether any Route is for this canonical host."""
@@ -72,14 +83,14 @@ class EdgeResource(Proxied, Resource):
         """See `Proxied`: for a connection whose certificate is for some hosts only."""
         return CoveredEdge(self, covers)
 
-    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
+    def choose(self, request: OutgoingRequest) -> Upstream | Destination | Answer | None:
         """See `Proxied`."""
         found = self.find(request_host(request.host), request.target)
         if isinstance(found, Answer):
             return found
         if found is None:
             raise NotFound("no route for this host and path")
-        return self._upstream_of(found)
+        return self._destination_of(found)
 
     def find(self, host: str, target: bytes) -> Route | Answer | None:
         """The Route for this canonical host and target, or the answer of a Redirect.
@@ -91,10 +102,25 @@ class EdgeResource(Proxied, Resource):
         found = self._match(host, path)
         if len(paths) > 1 and any(self._match(host, other) is not found for other in paths):
             raise BadRequest("the path can be read in two ways")
+        if found is not None:
+            self._keep_shut(host, found, target)
         if isinstance(found, Redirect):
             _host, slash, prefix = found.id.partition("/")
             return moved(found.status_code, redirect_location(slash + prefix, found.target, path, target))
         return found
+
+    def _keep_shut(self, host: str, found: Redirect | Route, target: bytes) -> None:
+        """Refuse what is for another place to us than to a backend that reads paths leniently.
+
+        Only where that place has access rules: else it would make no difference who comes in where.
+        """
+        own = found.id.partition("/")[0]
+        try:
+            shut = self._shut[own]
+        except KeyError:
+            shut = self._shut[own] = shut_paths(self._routes.prefixes(own))
+        if shut is not None and not shut.agrees(found, target):
+            raise BadRequest("the path can be read in two ways")
 
     def _match(self, host: str, path: str) -> Redirect | Route | None:
         redirect = self._redirects.match(host, path) if self._redirecting else None
@@ -113,8 +139,44 @@ class EdgeResource(Proxied, Resource):
             target, authority = origin_form(request.method, request.uri)
             host = request_host(authority or the_host(request.requestHeaders.getRawHeaders(b"Host", ())))
             found = self.find(host, target)
-            return isinstance(found, Route) and self._upstream_of(found) is None and covered(request, host)
+            return isinstance(found, Route) and self._destination_of(found) is None and covered(request, host)
         return False
+
+
+class ShutPaths:
+    """The Routes of one host, of which some have access rules, by what a lenient backend makes of a path."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes: dict[str, list[Route]] = {}
+        for route in routes:
+            _host, slash, prefix = route.id.partition("/")
+            self._routes.setdefault(folded_prefix(slash + prefix), []).append(route)
+
+    def agrees(self, found: Redirect | Route, target: bytes) -> bool:
+        """Whether none with access rules but `found` is what a lenient backend would take the target for."""
+        return all(self._agrees(found, path) for path in lenient_paths(target))
+
+    def _agrees(self, found: Redirect | Route, path: str) -> bool:
+        while True:
+            path = path.rstrip("/")
+            routes = self._routes.get(path, ())
+            if routes:
+                return found in routes or not any(has_access_rules(route) for route in routes)
+            if not path:
+                return True
+            path = path[: path.rfind("/")]
+
+
+def shut_paths(prefixes: Mapping[str, Route]) -> ShutPaths | None:
+    """The paths to watch of a host with these Routes by prefix; None if there is nothing to walk around."""
+    if any(prefix and has_access_rules(route) for prefix, route in prefixes.items()):
+        return ShutPaths(prefixes.values())
+    return None
+
+
+def has_access_rules(route: Route) -> bool:
+    """Whether not everybody may come in."""
+    return route.policy is not NO_POLICY and route.policy.access != ALL_WELCOME
 
 
 def covered(request: Any, host: str) -> bool:
@@ -136,7 +198,7 @@ class _Relay(Resource):
     def render(self, request: Any) -> int:
         """Answer later, with whatever the upstream answers."""
 
-        def choose(outgoing: OutgoingRequest) -> Upstream | Answer:
+        def choose(outgoing: OutgoingRequest) -> Upstream | Destination | Answer:
             if not covered(request, request_host(outgoing.host)):
                 raise not_covered()
             chosen = self._edge.choose(outgoing)
@@ -166,7 +228,7 @@ class CoveredEdge(Proxied):
         self._covers = covers
         self._host = b""
 
-    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
+    def choose(self, request: OutgoingRequest) -> Upstream | Destination | Answer | None:
         """See `Proxied`."""
         if request.host != self._host:
             if not self._covers(request_host(request.host)):

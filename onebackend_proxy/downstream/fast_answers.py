@@ -7,10 +7,9 @@ from typing import Any
 from ..exchange import Exchange
 from ..headers import Peer
 from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead
+from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead, own_answer, refusal
 from ..tunnel import Tunnel
 from .accesslog import head_entry
-from .answers import own_answer, refusal
 from .lingering import Lingering
 
 # What comes next from the client: a head, a body with a length or in chunks, nothing that is its turn before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import getrandbits
 from typing import Any
 
@@ -13,10 +13,11 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from ..balancing import Upstream
 from ..errors import NotFound, ProxyError
-from ..exchange import Exchanges
+from ..exchange import Destination, Exchanges
 from ..headers import Network, OutgoingRequest, prepare_request
 from ..interfaces import IRegistry
 from ..messages import NO_BODY, Answer, Headers, RequestHead
+from ..records import Route
 from ..routing import is_slug, service_slug
 from .answers import ChannelDownstream, ResourceDownstream, report_refusal
 from .peers import peer_of
@@ -38,8 +39,8 @@ class Proxied:
     desk: Desk
     """What every proxied request passes."""
 
-    def choose(self, request: OutgoingRequest) -> Upstream | Answer | None:
-        """The upstream for a request, or our own answer to it; None if it is not proxied.
+    def choose(self, request: OutgoingRequest) -> Upstream | Destination | Answer | None:
+        """Where a request goes, or our own answer to it; None if it is not proxied.
 
         Raises the `errors.ProxyError` that answers it.
         """
@@ -51,7 +52,10 @@ class Proxied:
 
 
 def relay(
-    request: Any, target: bytes, choose: Callable[[OutgoingRequest], Upstream | Answer], desk: Desk
+    request: Any,
+    target: bytes,
+    choose: Callable[[OutgoingRequest], Upstream | Destination | Answer],
+    desk: Desk,
 ) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
     downstream = downstream_for(request)
@@ -118,13 +122,13 @@ class ReverseProxyResource(Proxied, Resource):
     isLeaf = True
     streams = True
 
-    def __init__(self, upstream: Callable[[], Upstream], desk: Desk, keep: int = 0) -> None:
+    def __init__(self, upstream: Callable[[], Upstream | Destination], desk: Desk, keep: int = 0) -> None:
         super().__init__()
         self._upstream = upstream
         self.desk = desk
         self._keep = keep
 
-    def choose(self, request: OutgoingRequest) -> Upstream:
+    def choose(self, request: OutgoingRequest) -> Upstream | Destination:
         """See `Proxied`: at the root of a site, all that comes is for the upstream."""
         return self._upstream()
 
@@ -166,13 +170,22 @@ class ServiceResource(Proxied, Resource):
     """The service side: the first path segment is a slug.
 
     A built-in service answers itself; any other slug is looked up in the registry. It works at the root of
-    a `ProxySite`, and below any path of any other `twisted.web` Site.
+    a `ProxySite`, and below any path of any other `twisted.web` Site. `destination_of` says where requests
+    for a service go that has an entry among the Routes.
     """
 
-    def __init__(self, registry: IRegistry, desk: Desk) -> None:
+    def __init__(
+        self,
+        registry: IRegistry,
+        desk: Desk,
+        destination_of: Callable[[Route], Upstream | Destination | None] | None = None,
+    ) -> None:
         super().__init__()
         self._registry = registry
         self.desk = desk
+        self._destination_of = destination_of
+        # Those of services, by slug.
+        self._entries: dict[str, Route] = {}
         self._built_in: Mapping[bytes, IResource] = {}
         # One per slug of the registry, made when it is first asked for; unknown slugs leave nothing here.
         self._services: dict[str, ReverseProxyResource] = {}
@@ -181,7 +194,11 @@ class ServiceResource(Proxied, Resource):
         """Answer for these slugs with resources of our own."""
         self._built_in = dict(built_in)
 
-    def choose(self, request: OutgoingRequest) -> Upstream | None:
+    def publish(self, entries: Iterable[Route]) -> None:
+        """From now on these are the Routes of services."""
+        self._entries = {entry.id.removeprefix("/"): entry for entry in entries}
+
+    def choose(self, request: OutgoingRequest) -> Upstream | Destination | None:
         """See `Proxied`: by the slug in the request's path."""
         slug = service_slug(request.target.partition(b"?")[0])
         if slug in self._built_in:
@@ -206,7 +223,12 @@ class ServiceResource(Proxied, Resource):
             )
         return service
 
-    def _upstream(self, slug: str) -> Upstream:
+    def _upstream(self, slug: str) -> Upstream | Destination:
+        entry = self._entries.get(slug) if self._entries else None
+        if entry is not None and self._destination_of is not None:
+            destination = self._destination_of(entry)
+            if destination is not None:
+                return destination
         upstream = self._registry.lookup(slug)
         if upstream is None:
             self._services.pop(slug, None)

@@ -102,7 +102,7 @@ class EmbeddedRegistry:
         endpoints = tuple(self._endpoints[key] for key in sorted(self._by_slug.get(slug, ())))
         if endpoints:
             self._upstreams[slug] = Upstream(
-                slug, endpoints, self._timeouts, balance=self._balance, ejection=self._ejection
+                f"/{slug}", endpoints, self._timeouts, balance=self._balance, ejection=self._ejection
             )
         else:
             self._upstreams.pop(slug, None)

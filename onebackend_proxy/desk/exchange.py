@@ -1,0 +1,263 @@
+"""The life of a request that a policy stands before: who may come in, what changes, and who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from ..balancing import Upstream
+from ..errors import ContentTooLarge, NotPermitted, ProxyError, TooManyRequests, Unauthenticated, Unavailable
+from ..exchange import Exchange, Exchanges, State
+from ..headers import OutgoingRequest
+from ..interfaces import Downstream
+from ..messages import NO_BODY, Headers, ResponseHead
+from ..policies.editing import values_of, without_lines
+from ..policies.rate import rate_fields
+from ..routing import stripped_target
+from .filters import Filter
+from .outlet import Outlet
+from .sources import PIECE, Memory, Source
+
+if TYPE_CHECKING:
+    from .guard import Guard
+
+
+class GuardedExchange(Exchange):
+    """An exchange of a Route with a policy, or of such a service.
+
+    Others may keep it waiting (`wait`), answer in the place of an upstream (`answer`, `answer_from`), or let it
+    go there (`go_upstream`).
+    """
+
+    _cancel_wait: Callable[[], None] | None = None
+
+    def __init__(
+        self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, guard: Guard
+    ) -> None:
+        super().__init__(exchanges, downstream, request, guard.nowhere)
+        self.guard = guard
+        self.fields: Headers = []
+        """What is added to the answer, whoever makes it."""
+        self.asked_target = request.target
+        """The target as the client sent it."""
+        if guard.body_limit is not None and not self._request_done:
+            self._body_limit = guard.body_limit
+        outlet: Downstream = Outlet(downstream, self)
+        if guard.compress:
+            # Only who compresses loads what that takes.
+            from .compressing import Compressing
+
+            outlet = Compressing(outlet, request)
+        self._downstream = outlet
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What placeholders stand for."""
+        return values_of(self.request, self.user)
+
+    # Coming in.
+
+    def start(self) -> None:
+        """Let the request in, or refuse it; then it goes where the policy says."""
+        try:
+            self._admit()
+        except ProxyError as error:
+            self.refuse(error)
+        except Exception:
+            self.broke(Failure())
+
+    def _admit(self) -> None:
+        guard = self.guard
+        request = self.request
+        if guard.paused is not None:
+            raise Paused(guard.paused.message, guard.paused.retry_after)
+        if guard.addresses is not None and not guard.addresses.admits(request.client_ip):
+            raise NotPermitted("access denied")
+        if guard.limiter is not None:
+            verdict = guard.limiter.take(request, self.started)
+            self.fields += rate_fields(guard.limiter, verdict)
+            if not verdict.admitted:
+                wait = max(1, -int(-verdict.retry_after // 1))
+                raise TooManyRequests("too many requests: slow down", wait)
+        if self._body_limit and request.body > self._body_limit:
+            raise ContentTooLarge(f"the body is over {self._body_limit} bytes")
+        if guard.basic is None:
+            self._authenticated()
+            return
+        user = guard.basic.check(request.headers)
+        if isinstance(user, Deferred):
+            self._wait_for(user, self._identified)
+        else:
+            self._identified(user)
+
+    def _wait_for(self, result: Deferred[str | None], go_on: Callable[[str | None], None]) -> None:
+        def came(value: str | None) -> None:
+            self.waited()
+            self.proceed(lambda: go_on(value))
+
+        def failed(failure: Failure) -> None:
+            self.waited()
+            if isinstance(failure.value, ProxyError):
+                self.refuse(failure.value)
+            elif not failure.check(CancelledError):
+                self.broke(failure)
+
+        self.wait(result.cancel)
+        result.addCallbacks(came, failed)
+
+    def proceed(self, step: Callable[[], None]) -> None:
+        """Go on after something was waited for: what is raised costs this exchange only."""
+        if self.state is State.DONE:
+            return
+        try:
+            step()
+        except ProxyError as error:
+            self.refuse(error)
+        except Exception:
+            self.broke(Failure())
+
+    def _identified(self, user: str | None) -> None:
+        guard = self.guard
+        if user is None:
+            error = Unauthenticated("user name and password, please")
+            error.fields = guard.challenge
+            raise error
+        self.user = user
+        # They are for us; the service would have no use for them, and might log them.
+        self.change_request(frozenset((b"authorization",)), [])
+        self._authenticated()
+
+    def _authenticated(self) -> None:
+        forward = self.guard.forward
+        if forward is None:
+            self.admitted()
+        else:
+            forward.ask(self)
+
+    def admitted(self) -> None:
+        """It may come in: make of the request what the service is to get, and go on."""
+        guard = self.guard
+        if guard.request_edits or guard.prefix:
+            self._edit_request()
+        if guard.cache is not None:
+            guard.cache.serve(self)
+        else:
+            self.go_upstream()
+
+    def _edit_request(self) -> None:
+        guard = self.guard
+        request = self.request
+        target, host, headers, lines = request.target, request.host, request.headers, request.lines
+        if guard.prefix and target != b"*":
+            target = stripped_target(guard.prefix, target)
+            lines += b"X-Forwarded-Prefix: %b\r\n" % guard.prefix
+        edits = guard.request_edits
+        if edits is not None:
+            values = {} if edits.constant else self.values
+            headers = edits.applied(headers, values)
+            lines = edits.lines(lines, values)
+            if edits.host is not None:
+                host = edits.host.filled(values).encode("latin-1", "replace") or host
+        self.request = attrs.evolve(request, target=target, host=host, headers=headers, lines=lines)
+
+    def change_request(self, without: frozenset[bytes], added: Headers) -> None:
+        """Take fields (names in lower case) out of what goes upstream, and put others in."""
+        request = self.request
+        headers = [field for field in request.headers if field[0].lower() not in without] + added
+        lines = without_lines(request.lines, without)
+        for name, value in added:
+            lines += b"%b: %b\r\n" % (name, value)
+        self.request = attrs.evolve(request, headers=headers, lines=lines)
+
+    # What it may wait for.
+
+    def wait(self, cancel: Callable[[], None]) -> None:
+        """Something is waited for; `cancel` is called if the exchange ends before `waited`."""
+        self._cancel_wait = cancel
+
+    def waited(self) -> None:
+        """Nothing is waited for any more."""
+        self._cancel_wait = None
+
+    def _stop_upstream(self) -> None:
+        cancel, self._cancel_wait = self._cancel_wait, None
+        if cancel is not None:
+            cancel()
+        super()._stop_upstream()
+
+    # Who answers.
+
+    def filter_through(self, make: Callable[[Downstream], Filter]) -> None:
+        """Let the answer pass one more filter, before those that there are."""
+        self._downstream = make(self._downstream)
+
+    def go_upstream(self) -> None:
+        """Send the request to the upstream, and relay what it answers."""
+        try:
+            self.upstream = self.guard.upstream()
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        self._retries = self.upstream.retries
+        self._try_next(self._exchanges.clock.seconds())
+
+    def inner(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
+        """An exchange that this one makes for its own ends."""
+        return self._exchanges.begin_inner(downstream, request, upstream)
+
+    def answer(self, head: ResponseHead, body: bytes) -> None:
+        """Answer from memory; to HEAD without the body."""
+        if self.request.method == b"HEAD":
+            body = b""
+            if head.body != NO_BODY:
+                head = attrs.evolve(head, body=NO_BODY)
+        if len(body) > PIECE:
+            self.answer_from(Memory(self, body), head)
+            return
+        self.status = head.status
+        self._done()
+        downstream = self._downstream
+        downstream.respond(head)
+        if body:
+            downstream.write(body)
+        downstream.end([])
+
+    def answer_from(self, source: Source, head: ResponseHead) -> None:
+        """Answer with this head; the body comes by `body_received`, `read_ended` and `answer_ended`.
+
+        `source` is told when the client does not keep up, and when it goes away.
+        """
+        self._connection = source
+        self._go(State.WAITING)
+        self._go(State.RELAYING)
+        self._progress = True
+        self.status = head.status
+        self._downstream.respond(head)
+        if not self._paused_by_client:
+            source.resume()
+
+    def source_lost(self, error: ProxyError) -> None:
+        """What `answer_from` was given broke off."""
+        self._end(error)
+
+    def body_received(self, data: bytes) -> None:
+        """See `Exchange`; what the client gets of it is counted by the outlet."""
+        self._progress = True
+        self._downstream.write(data)
+
+    def refuse(self, error: ProxyError) -> None:
+        """See `Exchange`."""
+        self.fields += error.fields
+        super().refuse(error)
+
+
+class Paused(Unavailable):
+    """A Route is paused for maintenance."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message or "down for maintenance: come back soon")
+        self.fields = ((b"Retry-After", b"%d" % max(1, -int(-retry_after // 1))),)

@@ -1,0 +1,199 @@
+"""A Route's policy made ready: what stands before its upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ..balancing import Upstream
+from ..errors import ProxyError, Unavailable
+from ..exchange import Exchanges
+from ..headers import OutgoingRequest
+from ..interfaces import Downstream
+from ..messages import Headers, ResponseHead
+from ..password_work import PasswordWork
+from ..policies.access import AddressRules
+from ..policies.editing import Edits, ErrorPages
+from ..policies.rate import RateLimiter, RateTable
+from ..records import NO_POLICY, Access, Pause, Route
+from ..routing import RouteTable
+from .basic import BasicAuth
+from .exchange import GuardedExchange
+from .forward import ForwardedAuth
+from .outlet import with_headers
+
+if TYPE_CHECKING:
+    from .caching import RouteCache
+    from .storage import Storage
+
+MAINTENANCE = """<!doctype html>
+<html><head><meta charset="utf-8"><title>Down for maintenance</title></head>
+<body><h1>Down for maintenance</h1><p>$message</p></body></html>
+"""
+
+
+@attrs.define(eq=False)
+class Guard:
+    """The policy of one Route, or of a service; an `exchange.Destination`.
+
+    What is None or empty is not asked for. `upstream` gives the upstream, or raises why there is none.
+    """
+
+    route: Route
+    upstream: Callable[[], Upstream]
+    paused: Pause | None = None
+    addresses: AddressRules | None = None
+    limiter: RateLimiter | None = None
+    body_limit: int | None = None
+    basic: BasicAuth | None = None
+    forward: ForwardedAuth | None = None
+    request_edits: Edits | None = None
+    response_edits: Edits | None = None
+    prefix: bytes = b""
+    compress: bool = False
+    cache: RouteCache | None = None
+    pages: ErrorPages | None = None
+    intercepts: bool = False
+    nowhere: Upstream = attrs.field(init=False, repr=False)
+    """The upstream of an exchange that has none yet: nothing but the Route's name."""
+    challenge: Headers = attrs.field(init=False, repr=False)
+    """What is said to somebody without a password (RFC 7617)."""
+    _edited: tuple[ResponseHead, ResponseHead] | None = attrs.field(default=None, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.nowhere = Upstream(self.route.id, ())
+        realm = self.route.id.encode("ascii", "replace")
+        self.challenge = [(b"WWW-Authenticate", b'Basic realm="%b", charset="UTF-8"' % realm)]
+
+    def exchange(
+        self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest
+    ) -> GuardedExchange:
+        """See `exchange.Destination`."""
+        return GuardedExchange(exchanges, downstream, request, self)
+
+    def edited(self, head: ResponseHead) -> ResponseHead:
+        """An answer's head with the edits that are the same for all; a head that comes again is known."""
+        known = self._edited
+        if known is not None and known[0] is head:
+            return known[1]
+        assert self.response_edits is not None
+        edited = with_headers(head, self.response_edits.applied(head.headers, {}))
+        self._edited = head, edited
+        return edited
+
+
+@attrs.define(eq=False)
+class Guards:
+    """The guards of Routes, each made when it is first asked for.
+
+    `upstream_of` gives a Route's upstream, None where it is one of the built-in services; those answer at
+    `built_in`. `address` makes an upstream of a URL and a name, for whoever else is asked. All of them share
+    one table for rates, and one cache.
+    """
+
+    upstream_of: Callable[[Route], Upstream | None]
+    address: Callable[[str, str], Callable[[], Upstream]]
+    passwords: PasswordWork
+    seconds: Callable[[], float]
+    storage: Storage | None = None
+    built_in: Callable[[Route], Upstream] | None = None
+    rates: RateTable = attrs.field(factory=RateTable)
+    _made: dict[str, Guard] = attrs.field(factory=dict, init=False)
+
+    def of(self, route: Route) -> Upstream | Guard | None:
+        """Where a request for this Route goes: a guard if it has a policy.
+
+        None for a built-in service without one. Raises the `errors.ProxyError` that says why there is none.
+        """
+        if route.policy is NO_POLICY:
+            return self.upstream_of(route)
+        guard = self._made.get(route.id)
+        if guard is None or guard.route is not route:
+            try:
+                guard = self._made[route.id] = self._make(route, guard)
+            except ValueError as error:
+                # It was checked when it was saved, by another version of the program perhaps. Half of a
+                # policy is none.
+                raise Unavailable(
+                    "the route's policy cannot be used", detail=f"{route.id}: {error}"
+                ) from None
+        return guard
+
+    def publish(self, routes: RouteTable[Route]) -> None:
+        """From now on these are the Routes: forget the guards, and what is cached, of those that changed."""
+        for key, guard in list(self._made.items()):
+            route = routes.get(key)
+            if route is not guard.route and route != guard.route:
+                self._drop(guard)
+                if route is None or route.policy is NO_POLICY:
+                    del self._made[key]
+
+    def _drop(self, guard: Guard) -> None:
+        if guard.cache is not None and self.storage is not None:
+            self.storage.purge(guard.route.id)
+
+    def made(self) -> Iterable[Guard]:
+        """Those in use."""
+        return self._made.values()
+
+    def _make(self, route: Route, before: Guard | None) -> Guard:
+        policy = route.policy
+        if before is not None and before.route == route:
+            # Read anew, and the same.
+            before.route = route
+            return before
+        old = before.route.policy if before is not None else NO_POLICY
+        limiter, basic = (before.limiter, before.basic) if before is not None else (None, None)
+        if policy.rate_limit != old.rate_limit:
+            limit = policy.rate_limit
+            limiter = None if limit is None else RateLimiter(self.rates, limit, route.id)
+        access = policy.access
+        if access.basic_auth != old.access.basic_auth:
+            basic = BasicAuth(access.basic_auth, self.passwords) if access.basic_auth else None
+        return Guard(
+            route,
+            lambda: self._upstream(route),
+            paused=policy.paused,
+            addresses=AddressRules(access.allow, access.deny) if access.allow or access.deny else None,
+            limiter=limiter,
+            body_limit=policy.request_body_limit,
+            basic=basic,
+            forward=self._forward(route, access),
+            request_edits=Edits(policy.headers.request) or None,
+            response_edits=Edits(policy.headers.response) or None,
+            prefix=route.id[route.id.find("/") :].encode("ascii") if policy.strip_prefix else b"",
+            compress=policy.compress,
+            cache=self._cache(route),
+            pages=_pages(route),
+            intercepts=policy.intercept_errors,
+        )
+
+    def _upstream(self, route: Route) -> Upstream:
+        upstream = self.upstream_of(route)
+        if upstream is None:
+            if self.built_in is None:
+                raise ProxyError("a built-in service cannot be had here")
+            return self.built_in(route)
+        return upstream
+
+    def _forward(self, route: Route, access: Access) -> ForwardedAuth | None:
+        if access.forward_auth is None:
+            return None
+        return ForwardedAuth(access.forward_auth, self.address, f"forwardAuth of {route.id}")
+
+    def _cache(self, route: Route) -> RouteCache | None:
+        if not route.policy.cache or self.storage is None:
+            return None
+        # Only who caches loads what that takes.
+        from .caching import RouteCache
+
+        return RouteCache(self.storage, route.id, self.seconds)
+
+
+def _pages(route: Route) -> ErrorPages | None:
+    pages = dict(route.policy.error_pages)
+    if route.policy.paused is not None:
+        pages.setdefault("503", pages.get("5xx", MAINTENANCE))
+    return ErrorPages(tuple(pages.items())) if pages else None

@@ -1,0 +1,101 @@
+"""The last filter before the client: what the operator changes in answers, and pages in the place of errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ..interfaces import Downstream
+from ..messages import Answer, Headers, ResponseHead, own_answer, refusal
+from .filters import Filter
+
+if TYPE_CHECKING:
+    from .exchange import GuardedExchange
+
+NOTHING_SAID = b"<!doctype html><title>503 Service Unavailable</title>"
+
+
+class Outlet(Filter):
+    """Edits heads, adds the exchange's own fields, counts what goes out, and makes pages of errors."""
+
+    _swallows = False
+
+    def __init__(self, to: Downstream, exchange: GuardedExchange) -> None:
+        super().__init__(to)
+        self._exchange = exchange
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        exchange = self._exchange
+        guard = exchange.guard
+        if guard.intercepts and head.status >= 400:
+            page = self._page(head.status, head.reason.decode("latin-1"))
+            if page is not None:
+                self._swallows = True
+                # What is said about the body is not about this one.
+                self._send(*own_answer(page, exchange.request.method))
+                return
+        self.to.respond(self._edited(head))
+
+    def _edited(self, head: ResponseHead) -> ResponseHead:
+        exchange = self._exchange
+        edits = exchange.guard.response_edits
+        fields = exchange.fields
+        if edits is None:
+            return attrs.evolve(head, headers=head.headers + fields) if fields else head
+        if not fields and edits.constant:
+            return exchange.guard.edited(head)
+        headers = edits.applied(head.headers + fields, {} if edits.constant else exchange.values)
+        return with_headers(head, headers)
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        if not self._swallows:
+            self._exchange.bytes_out += len(data)
+            self.to.write(data)
+
+    def flush(self) -> None:
+        """See `interfaces.Downstream`."""
+        if not self._swallows:
+            self.to.flush()
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`."""
+        self.to.end([] if self._swallows else trailers)
+
+    def abort(self) -> None:
+        """See `interfaces.Downstream`."""
+        if self._swallows:
+            # What was to be sent has been; only what nobody gets to see has broken off.
+            self.to.end([])
+        else:
+            self.to.abort()
+
+    def refuse(self, status: int, message: str) -> None:
+        """See `interfaces.Downstream`: an error of ours."""
+        page = self._page(status, message)
+        method = self._exchange.request.method
+        head, body = refusal(status, message, method) if page is None else own_answer(page, method)
+        self._send(head, body)
+        self.to.end([])
+
+    def _send(self, head: ResponseHead, body: bytes) -> None:
+        self.to.respond(self._edited(head))
+        if body:
+            self._exchange.bytes_out += len(body)
+            self.to.write(body)
+
+    def _page(self, status: int, message: str) -> Answer | None:
+        pages = self._exchange.guard.pages
+        page = pages.page(status, self._exchange.values, message) if pages is not None else None
+        if page is None:
+            return None
+        fields = [(b"Content-Type", b"text/html; charset=utf-8"), (b"Cache-Control", b"no-store")]
+        return Answer(status, fields, page)
+
+
+def with_headers(head: ResponseHead, headers: Headers) -> ResponseHead:
+    """The same with other fields."""
+    dated = head.dated and any(name.lower() == b"date" for name, _ in headers)
+    return attrs.evolve(head, headers=headers, dated=dated)
