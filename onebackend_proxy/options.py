@@ -41,6 +41,8 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = ()
     access_log: str = "-"
     access_log_format: str = "json"
+    metrics_token: str = attrs.field(default="", repr=False)
+    trace: bool = False
     balance: Balance = Balance.RANDOM
     edge_cache_max_size: int = 100_000_000
     edge_cache_item_max_size: int = 2_000_000
@@ -140,6 +142,13 @@ def _true_or_false(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{text!r} is neither true nor false")
     return text.lower() == "true"
+
+
+def _secret_token(text: str) -> str:
+    # No error repeats it.
+    if not 16 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("is not a token of 16 to 255 printable ASCII characters, without spaces")
+    return text
 
 
 def _one_worker(text: str) -> int:
@@ -282,6 +291,19 @@ SETTINGS = (
         str,
     ),
     _Setting("access-log-format", "OB_PROXY_ACCESS_LOG_FORMAT", "json or combined. [default: json]", _format),
+    _Setting(
+        "metrics-token",
+        "OB_PROXY_METRICS_TOKEN",
+        "Bearer token that may read /proxy-svc/metrics, beside admins'.",
+        _secret_token,
+    ),
+    _Setting(
+        "trace",
+        "OB_PROXY_TRACE",
+        "Begin a trace (W3C traceparent) with each request that brings none.",
+        _true_or_false,
+        flag=True,
+    ),
     _Setting(
         "balance",
         "OB_PROXY_BALANCE",
