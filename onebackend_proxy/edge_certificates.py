@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from .certificate_files import CertificateFiles
 from .folder import DATABASE, ENCRYPTION_KEY, default_folder, kept_secret, make_folder, write_atomically
+from .headers import Network
 from .interfaces import IStore, Published
 from .limits import DEFAULTS, Limits
 from .records import Certificate
@@ -80,9 +81,9 @@ class EdgeCertificates:
         if self._files is not None:
             self._files.stop()
 
-    def endpoint(self, endpoint: IStreamServerEndpoint) -> TlsEndpoint:
-        """`endpoint` with TLS and these certificates."""
-        return TlsEndpoint(self._reactor, endpoint, self.contexts, self._limits.handshake_timeout)
+    def endpoint(self, endpoint: IStreamServerEndpoint, trusted: Sequence[Network] = ()) -> TlsEndpoint:
+        """`endpoint` with TLS and these certificates; `trusted` are those of `--trusted-proxies`."""
+        return TlsEndpoint(self._reactor, endpoint, self.contexts, self._limits.handshake_timeout, trusted)
 
     def certificate_for(self, host: str) -> Certificate | None:
         """What would be shown for this canonical host; one that is not made yet has no serial."""

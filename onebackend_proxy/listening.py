@@ -97,7 +97,7 @@ class ListeningService(Service):
         self._fronts.append(self._edge_front("http", settings.http, settings.http_port, plain))
         secure = self._site(proxy.edge, proxy.edge, HTTP2)
         front = self._edge_front("https", settings.https, settings.https_port, secure)
-        endpoint = proxy.certificates.endpoint(front.endpoint)
+        endpoint = proxy.certificates.endpoint(front.endpoint, settings.trusted_proxies)
         self._fronts.append(attrs.evolve(front, endpoint=endpoint, scheme="https"))
 
     def _edge_front(self, name: str, text: str, port: int, site: ProxySite) -> _Front:

@@ -17,9 +17,10 @@ import sys
 import termios
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReadDescriptor, ITCPTransport
+from twisted.internet.interfaces import IAddress, IReadDescriptor, ITCPTransport
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connection, Port, Server
 from twisted.internet.unix import Client as UnixClient
@@ -146,7 +147,18 @@ class Immediate(Connection):
     reactor: Any
     lingers = True
     """Whether our half can be closed first, while what still comes is read."""
+    named_peer: IAddress | None = None
+    """Who the client is, where it is not who connected (see `named`)."""
     _read_ended = False
+
+    def getPeer(self) -> Any:
+        """See `twisted.internet.interfaces.ITransport`."""
+        return self.named_peer or super().getPeer()
+
+    def named(self, host: str, port: int) -> None:
+        """The client is at this address: a trusted proxy has relayed its bytes, and says so."""
+        kind = IPv6Address if ":" in host else IPv4Address
+        self.named_peer = kind("TCP", host, port)
 
     @property
     def waiting(self) -> int:

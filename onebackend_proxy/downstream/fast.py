@@ -21,6 +21,7 @@ from ..exchange import Exchange, State
 from ..headers import prepare_request
 from ..http1 import check_begun, request_head
 from ..messages import CHUNKED, NO_BODY, Answer, RequestHead
+from ..proxy_protocol import BrokenHeader, read_header
 from ..transports import make_immediate
 from .answers import report_refusal
 from .channel import MAX_WAITING, ProxyChannel
@@ -66,7 +67,7 @@ class FastChannel(FastAnswers, Protocol):
     def connectionMade(self) -> None:
         """Be known to the site while the connection lasts."""
         transport = self.transport
-        make_immediate(transport)
+        immediate = make_immediate(transport)
         secure = ISSLTransport.providedBy(transport)
         covers = getattr(transport, "covers", None)
         if covers is not None:
@@ -81,6 +82,40 @@ class FastChannel(FastAnswers, Protocol):
         transport.registerProducer(self, True)
         self._quiet_since = self.site.ticks
         self.site.channel_opened(self)
+        if self._peer.trusted and immediate and not secure:
+            # With TLS it stands before the handshake (`tls.transport`), and nowhere else.
+            self.dataReceived = self._proxy_header_received  # type: ignore[method-assign]
+
+    def _proxy_header_received(self, data: bytes) -> None:
+        """The first bytes of a trusted proxy's connection: they may say who the client is."""
+        self._quiet_since = self.site.ticks
+        data = self._held + data
+        try:
+            header = read_header(data)
+        except BrokenHeader as error:
+            self._proxied.desk.log.warn(
+                "closed a connection: the PROXY header of {ip} cannot be read: {error}",
+                ip=self._peer.ip.decode(),
+                error=error,
+            )
+            self._next = DROPPED
+            self._held = b""
+            del self.dataReceived
+            self.close()
+            return
+        if header is None:
+            self._held = data
+            if self._head_began < 0:
+                self._head_began = self.site.ticks
+            return
+        del self.dataReceived
+        self._held = b""
+        self._head_began = -1
+        if header.client is not None:
+            self.transport.named(*header.client)
+            self._peer = peer_of(self.transport.getPeer(), False, self._proxied.desk.trusted)
+        if len(data) > header.size:
+            self.dataReceived(data[header.size :])
 
     # What the client sends.
 

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.tcp import Port
 from zope.interface import implementer
 
+from ..headers import Network, is_trusted
 from ..limits import DEFAULTS
 from ..transports import ImmediateServer, ImmediateUnixServer, prepare_port
 from .client_hello import ClientHello
@@ -50,13 +51,20 @@ class _HandshakeFactory(Factory):
     noisy = False
 
     def __init__(
-        self, factory: IProtocolFactory, choice: _Choice, timeout: float, reactor: Any, under_way: UnderWay
+        self,
+        factory: IProtocolFactory,
+        choice: _Choice,
+        timeout: float,
+        reactor: Any,
+        under_way: UnderWay,
+        trusted: Sequence[Network],
     ) -> None:
         self._factory = factory
         self._choice = choice
         self._timeout = timeout
         self._reactor = reactor
         self._under_way = under_way
+        self._trusted = trusted
 
     def doStart(self) -> None:
         self._factory.doStart()
@@ -66,7 +74,9 @@ class _HandshakeFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Handshaking:
         build = self._factory.buildProtocol
-        return Handshaking(self._choice, build, self._timeout, self._reactor, self._under_way)
+        ip = getattr(addr, "host", "").partition("%")[0].encode("ascii")
+        named = is_trusted(ip, self._trusted)
+        return Handshaking(self._choice, build, self._timeout, self._reactor, self._under_way, named)
 
 
 @implementer(IStreamServerEndpoint)
@@ -75,6 +85,7 @@ class TlsEndpoint:
 
     It must be one of sockets that the reactor accepts from: ``tcp:``, ``tcp6:``, ``unix:``, ``systemd:``. A
     factory says by `IProtocolNegotiationFactory` which protocols it speaks, the best first (ALPN, RFC 7301).
+    Who connects from a network in `trusted` may say first, in clear, who the client is (PROXY protocol).
     """
 
     def __init__(
@@ -83,11 +94,13 @@ class TlsEndpoint:
         endpoint: IStreamServerEndpoint,
         contexts: Contexts,
         timeout: float = DEFAULTS.handshake_timeout,
+        trusted: Sequence[Network] = (),
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._contexts = contexts
         self._timeout = timeout
+        self._trusted = tuple(trusted)
         self._under_way = UnderWay(reactor)
 
     def handshakes_done(self, seconds: float) -> Deferred[None]:
@@ -104,7 +117,9 @@ class TlsEndpoint:
         if IProtocolNegotiationFactory.providedBy(protocolFactory):
             protocols = protocolFactory.acceptableProtocols()
         choice = _Choice(self._contexts, tuple(protocols))
-        factory = _HandshakeFactory(protocolFactory, choice, self._timeout, self._reactor, self._under_way)
+        factory = _HandshakeFactory(
+            protocolFactory, choice, self._timeout, self._reactor, self._under_way, self._trusted
+        )
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
         return listening.addCallback(_secure, factory)
 

@@ -32,6 +32,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..proxy_protocol import MAX_HEADER, BrokenHeader, read_header
 from ..records import Certificate
 from ..transports import Immediate, ImmediateServer, ImmediateUnixServer
 from .certificates import covers
@@ -67,7 +68,7 @@ _HTTP_IN_CLEAR = (
 _METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ")
 
 # How far a connection has come.
-_HELLO, _CHOOSING, _HANDSHAKE, _OPEN = range(4)
+_HELLO, _CHOOSING, _HANDSHAKE, _OPEN, _NAMING = range(5)
 
 # One for all connections: what is read is copied out before anything else is read.
 _buffer = _ffi.new("char[]", RECORD)
@@ -190,17 +191,22 @@ class Handshaking(Protocol):
         timeout: float,
         reactor: Any,
         under_way: UnderWay,
+        named: bool = False,
     ) -> None:
         self.choice = choice
         self.build = build
         self._timeout = timeout
         self._reactor = reactor
         self._under_way = under_way
+        # Whether who has connected is a proxy of ours, and may say who the client is.
+        self._named = named
         self._late: Any = None
         self._ordered: Deferred[None] | None = None
 
     def connectionMade(self) -> None:
         """A client has `timeout` seconds to complete its handshake."""
+        if self._named:
+            self.transport.expect_name()
         self._begin()
 
     def _begin(self) -> None:
@@ -283,28 +289,65 @@ class _Secured(Immediate):
     def _step(self) -> ConnectionDone | ConnectionLost | None:
         if self._stage == _HELLO:
             return self._look()
+        if self._stage == _NAMING:
+            return self._look_for_name()
         return self._shake() if self._stage == _HANDSHAKE else None
+
+    def expect_name(self) -> None:
+        """Who has connected is a trusted proxy, and may say first who the client is."""
+        self._stage = _NAMING
+
+    def _look_for_name(self) -> ConnectionDone | ConnectionLost | None:
+        """Take a header of the PROXY protocol from before the ClientHello, and nothing else."""
+        data = self._peek(MAX_HEADER)
+        if not isinstance(data, bytes):
+            return data
+        try:
+            header = read_header(data)
+        except BrokenHeader as error:
+            proxy = getattr(self.getPeer(), "host", "")
+            self.protocol.choice.refused(f"the PROXY header of {proxy} cannot be read: {error}")
+            return CONNECTION_DONE
+        if header is None:
+            return self._wait_for_more(len(data))
+        self._saw_all()
+        if header.size and len(self.socket.recv(header.size)) != header.size:
+            return CONNECTION_LOST
+        if header.client is not None:
+            self.named(*header.client)
+        self._stage = _HELLO
+        return self._look()
 
     def _look(self) -> ConnectionDone | ConnectionLost | None:
         """Look at what the client says first, and leave it where it is."""
+        data = self._peek(MAX_HELLO)
+        if not isinstance(data, bytes):
+            return data
         try:
-            data = self.socket.recv(MAX_HELLO, socket.MSG_PEEK)
+            hello = read_client_hello(data)
+        except BadHello as error:
+            return self._refuse(error, data)
+        if hello is None:
+            return self._wait_for_more(len(data))
+        self._saw_all()
+        self._stage = _CHOOSING
+        return self._choose(hello)
+
+    def _peek(self, size: int) -> bytes | ConnectionDone | ConnectionLost | None:
+        """At most so many bytes of what is there, or why there are none; None if they may come yet."""
+        try:
+            data = self.socket.recv(size, socket.MSG_PEEK)
         except BlockingIOError:
             return None
         except OSError:
             return CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        try:
-            hello = read_client_hello(data)
-            if hello is None:
-                return self._wait_for_more(len(data))
-            if self._seen:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        except BadHello as error:
-            return self._refuse(error, data)
-        self._stage = _CHOOSING
-        return self._choose(hello)
+        return data or CONNECTION_DONE
+
+    def _saw_all(self) -> None:
+        """Be told of single bytes again."""
+        if self._seen:
+            self._seen = 0
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _choose(self, hello: ClientHello, may_order: bool = True) -> ConnectionDone | ConnectionLost | None:
         choice = self.protocol.choice
@@ -331,7 +374,7 @@ class _Secured(Immediate):
             self.connectionLost(Failure(why))
 
     def _wait_for_more(self, size: int) -> ConnectionDone | None:
-        """So many bytes are no whole ClientHello: be told when there are more, not that there are some."""
+        """So many bytes are not all of it: be told when there are more, not that there are some."""
         if size > self._seen and self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self._seen = size
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size + 1)
