@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
+from onebackend_proxy.headers import Network
 from onebackend_proxy.records import Certificate
 from onebackend_proxy.tls.authority import LocalAuthority
 from onebackend_proxy.tls.contexts import Contexts
@@ -281,6 +282,7 @@ class LoopbackTests(SynchronousTestCase):
     """A reactor of its own, one certificate for ``x.com``, and a listening endpoint when a test wants it."""
 
     unix = False
+    trusted: tuple[Network, ...] = ()
 
     def setUp(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -338,7 +340,7 @@ class LoopbackTests(SynchronousTestCase):
             if self.unix
             else TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1")
         )
-        endpoint = TlsEndpoint(self.clock, inner, self.certificates.contexts, timeout)
+        endpoint = TlsEndpoint(self.clock, inner, self.certificates.contexts, timeout, self.trusted)
         self.port = self.successResultOf(endpoint.listen(self.factory))
 
     def stop_listening(self) -> None:
