@@ -6,6 +6,7 @@
 ``shapes``         records to JSON
 ``user_svc``, ``registry_svc`` (in ``turns``), ``proxy_svc``  the tables of calls
 ``collection``     what is saved, listed and deleted by its id: ``rules`` (Routes, Redirects), ``certs``
+``policy``         what a Route may have besides, of ``policy_values``; ``pausing``; ``purging`` of the cache
 ``issuances``      certificates that are ordered: failures, checks, an order now
 ``explain``        what becomes of a request for a URL
 ``metrics``        all numbers for Prometheus, the text of which is made in ``exposition``
@@ -27,6 +28,7 @@ from .explain import EdgeView
 from .exposition import MetricSources
 from .json_resource import BuiltInService, ClientAddress, peer_address
 from .proxy_svc import LocalRoot, proxy_operations
+from .purging import Purge
 from .registry_svc import registry_operations
 from .user_svc import user_operations
 
@@ -43,6 +45,7 @@ def built_in_services(
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
     metrics: MetricSources | None = None,
+    purge: Purge | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> dict[bytes, BuiltInService]:
@@ -50,8 +53,8 @@ def built_in_services(
 
     `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `edge` and
     `local_root` (the local authority's certificate in PEM) are None where there is no edge, and `issuing`
-    where no certificates are ordered, `metrics` where nothing is counted; `seconds` is the reactor's clock;
-    `in_thread` runs what takes long.
+    where no certificates are ordered, `metrics` where nothing is counted, and `purge`, which forgets what is
+    cached, where nothing is; `seconds` is the reactor's clock; `in_thread` runs what takes long.
     """
     tables = (
         user_operations(accounts),
@@ -63,6 +66,7 @@ def built_in_services(
             local_root=local_root,
             issuing=issuing,
             metrics=metrics,
+            purge=purge,
             seconds=seconds,
             in_thread=in_thread,
         ),

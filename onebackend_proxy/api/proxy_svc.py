@@ -1,4 +1,4 @@
-"""``/proxy-svc``: Routes, Redirects and certificates; what they make of a URL; the local authority's root."""
+"""``/proxy-svc``: Routes, Redirects, certificates and the cache; what becomes of a URL; the local root."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from .exposition import MetricSources
 from .issuances import issuing_operations
 from .json_resource import Answer, Call, Operation
 from .metrics import metrics_operation
+from .pausing import pausing_operations
 from .permissions import ROUTE_EDIT, ROUTE_VIEW
-from .rules import SaveRedirectsBody, SaveRoutesBody
+from .purging import Purge, purge_operation
+from .rules import DeleteRoutesBody, ListRoutesBody, SaveRedirectsBody, SaveRoutesBody
 from .shapes import redirect_json, route_json
 
 LocalRoot = Callable[[], Deferred[str]]
@@ -48,6 +50,8 @@ def _routes(store: IStore, in_thread: InThread) -> Collection[Route]:
         store.routes,
         save,
         store.delete_routes,
+        ListRoutesBody,
+        DeleteRoutesBody,
         max_body=MAX_BODY,
     )
 
@@ -90,13 +94,14 @@ def proxy_operations(
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
     metrics: MetricSources | None = None,
+    purge: Purge | None = None,
     seconds: Callable[[], float] = time.time,
     in_thread: InThread = deferToThread,
 ) -> list[Operation]:
     """The calls of proxy-svc over `store`.
 
     `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered,
-    `metrics` where nothing is counted.
+    `metrics` where nothing is counted, `purge` where nothing is cached.
     """
 
     def routed(name: str) -> bool:
@@ -106,6 +111,8 @@ def proxy_operations(
         *collection_operations(_routes(store, in_thread), in_thread),
         *collection_operations(_redirects(store, in_thread), in_thread),
         *collection_operations(certificates(store, seconds, in_thread, routed), in_thread),
+        *pausing_operations(store, registry),
+        purge_operation(store, purge),
         *issuing_operations(issuing),
         explain_operation(store, registry, edge, seconds),
         _local_authority(local_root),

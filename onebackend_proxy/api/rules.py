@@ -7,12 +7,14 @@ from typing import ClassVar
 import attrs
 
 from ..records import Redirect, Route, RouteTimeouts, WeightedTarget
+from .policy import PolicyInput
 from .validation import (
     BalanceWord,
     CanonicalId,
     RedirectCode,
     RedirectTarget,
     Retries,
+    RouteId,
     Seconds,
     Target,
     Weight,
@@ -44,13 +46,13 @@ class TimeoutsInput:
     idle: Seconds | None = None
 
 
-@attrs.frozen
-class RouteInput:
+@attrs.frozen(kw_only=True)
+class RouteInput(PolicyInput):
     """One Route of a save: what is left out, or null, is what the settings say."""
 
     MAX_ITEMS: ClassVar[int] = MAX_RULES
 
-    id: CanonicalId
+    id: RouteId
     target: Target | None = None
     targets: list[TargetInput] | None = None
     balance: BalanceWord | None = None
@@ -59,6 +61,24 @@ class RouteInput:
     tls_insecure_skip_verify: bool | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.id.startswith("/"):
+            self._check_service()
+        else:
+            self._check_targets()
+        if self.strip_prefix and "/" not in self.id:
+            raise wrong("strip_prefix", "the id has no path prefix that could be taken off")
+
+    def _check_service(self) -> None:
+        given = {
+            "target": self.target,
+            "targets": self.targets,
+            "tls_insecure_skip_verify": self.tls_insecure_skip_verify,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise wrong(name, "is not for a service: its instances are those of the registry")
+
+    def _check_targets(self) -> None:
         if self.targets is None:
             if self.target is None:
                 raise wrong("target", "is missing")
@@ -80,6 +100,7 @@ class RouteInput:
             timeouts,
             self.retries,
             bool(self.tls_insecure_skip_verify),
+            self.policy(),
         )
 
 
@@ -107,6 +128,20 @@ class SaveRoutesBody:
     def records(self) -> list[Route]:
         """What is kept."""
         return [entry.record() for entry in self.routes]
+
+
+@attrs.frozen
+class ListRoutesBody:
+    """What a listing of Routes may take: only these ids, if there are any."""
+
+    ids: list[RouteId] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class DeleteRoutesBody:
+    """What a deletion of Routes takes."""
+
+    ids: list[RouteId]
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ from ..interfaces import InstanceView
 from ..records import Account, App, Redirect, Route, WeightedTarget
 from ..units import shown_seconds
 from .accounts import Login
+from .policy import policy_json
 from .validation import camel
 
 Json = dict[str, Any]
@@ -27,7 +28,7 @@ def route_json(route: Route) -> Json:
     shape: Json = {"id": route.id}
     if route.targets:
         shape["targets"] = [_target_json(target) for target in route.targets]
-    else:
+    elif route.target:
         shape["target"] = route.target
     if route.balance:
         shape["balance"] = route.balance
@@ -42,7 +43,7 @@ def route_json(route: Route) -> Json:
         shape["retries"] = route.retries
     if route.tls_insecure_skip_verify:
         shape["tlsInsecureSkipVerify"] = True
-    return shape
+    return shape | policy_json(route.policy)
 
 
 def _target_json(target: WeightedTarget) -> Json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NewType, TypeVar, get_args
 
 import attrs
@@ -27,7 +27,7 @@ from ..addresses import check_redirect_target, check_target
 from ..balancing import Balance
 from ..errors import BadRequest
 from ..records import BUILT_IN_SLUGS
-from ..routing import canonical_id, is_slug, redirect_location
+from ..routing import canonical_id, canonical_route_id, is_slug, redirect_location
 from ..tls.certificates import certificate_name
 from ..units import MAX_SECONDS, parse_seconds
 from .echo import bounded, quoted
@@ -41,6 +41,8 @@ MAX_WEIGHT = 1_000_000
 MAX_RETRIES = 10
 _SHOWN_ERRORS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
+# In a path as cattrs writes it: a name of the client's choice (`each_entry`), or a field of a class.
+_PLACE = re.compile(r"""\[(['"])(.*?)\1\]|[a-z_]+""")
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Line = NewType("Line", str)
@@ -54,7 +56,9 @@ NewPassword = NewType("NewPassword", str)
 Password = NewType("Password", str)
 """Whatever somebody tries to log in with, up to 4096 characters."""
 CanonicalId = NewType("CanonicalId", str)
-"""The id of a Route or Redirect, made canonical."""
+"""The id of a Redirect, made canonical: a host, or a host and a path prefix."""
+RouteId = NewType("RouteId", str)
+"""The id of a Route, made canonical: as that of a Redirect, or ``/<slug>`` for a service."""
 Target = NewType("Target", str)
 """A Route's target."""
 RedirectTarget = NewType("RedirectTarget", str)
@@ -82,7 +86,8 @@ IpAddress = NewType("IpAddress", str)
 Rule = Callable[[object], object]
 
 
-def _string(value: object) -> str:
+def string(value: object) -> str:
+    """A string, fit for a database."""
     if not isinstance(value, str):
         raise ValueError("expected a string")
     # JSON can spell half of a surrogate pair; no database and no header can hold one.
@@ -103,24 +108,25 @@ def _boolean(value: object) -> bool:
     return value
 
 
-def _line(value: object) -> str:
-    text = _string(value)
-    if len(text) > MAX_LINE:
-        raise ValueError(f"is longer than {MAX_LINE} characters")
+def line(value: object, most: int = MAX_LINE) -> str:
+    """A string of at most so many characters, none of them a control character."""
+    text = string(value)
+    if len(text) > most:
+        raise ValueError(f"is longer than {most} characters")
     if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in text):
         raise ValueError("has a control character")
     return text
 
 
 def _non_empty_line(value: object) -> str:
-    text = _line(value)
+    text = line(value)
     if not text.strip():
         raise ValueError("is empty")
     return text
 
 
 def _slug(value: object) -> str:
-    text = _string(value)
+    text = string(value)
     if not is_slug(text):
         raise ValueError("must be a slug: a-z, 0-9 and single dashes between them, at most 64 characters")
     if text in BUILT_IN_SLUGS:
@@ -129,7 +135,7 @@ def _slug(value: object) -> str:
 
 
 def _new_password(value: object) -> str:
-    text = _string(value)
+    text = string(value)
     if not 8 <= len(text) <= 256:
         raise ValueError("must have 8 to 256 characters")
     if "\0" in text:
@@ -138,14 +144,14 @@ def _new_password(value: object) -> str:
 
 
 def _password(value: object) -> str:
-    text = _string(value)
+    text = string(value)
     if len(text) > 4096:
         raise ValueError("is longer than 4096 characters")
     return text
 
 
 def _redirect_target(value: object) -> str:
-    target = check_redirect_target(_string(value))
+    target = check_redirect_target(string(value))
     # What cannot be sent is not kept.
     redirect_location("", target, "/", b"/")
     return target
@@ -160,12 +166,14 @@ def _redirect_code(value: object) -> int:
 
 def _balance(value: object) -> str:
     words = [balance.value for balance in Balance]
-    if _string(value) not in words:
+    if string(value) not in words:
         raise ValueError(f"must be one of {', '.join(words)}")
     return str(value)
 
 
-def _between(least: int, most: int) -> Rule:
+def between(least: int, most: int) -> Rule:
+    """The rule for an integer within these bounds."""
+
     def check(value: object) -> int:
         number = _integer(value)
         if not least <= number <= most:
@@ -180,25 +188,25 @@ def _seconds(value: object) -> float:
         raise ValueError("expected a number of seconds, or a time such as 5s, 250ms or 1m30s")
     if not isinstance(value, str) and not 0 <= value <= MAX_SECONDS:
         raise ValueError("is negative" if value < 0 else f"is too long: at most {MAX_SECONDS / 86400:.0f}d")
-    seconds = round(parse_seconds(_string(value)) if isinstance(value, str) else float(value), 3)
-    if not seconds:
+    found = round(parse_seconds(string(value)) if isinstance(value, str) else float(value), 3)
+    if not found:
         raise ValueError("must be at least 1ms")
-    return seconds
+    return found
 
 
 def _certificate_id_or_none(value: object) -> str:
-    return certificate_name(text) if (text := _string(value).strip()) else ""
+    return certificate_name(text) if (text := string(value).strip()) else ""
 
 
 def _instance_id(value: object) -> str:
-    text = _string(value)
+    text = string(value)
     if not _INSTANCE_ID.fullmatch(text):
         raise ValueError("must be 1 to 64 of A-Z, a-z, 0-9, _ and -")
     return text
 
 
 def _ip_address(value: object) -> str:
-    text = _string(value)
+    text = string(value)
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -206,23 +214,24 @@ def _ip_address(value: object) -> str:
 
 
 _RULES: dict[Any, Rule] = {
-    str: _string,
+    str: string,
     int: _integer,
     bool: _boolean,
-    Line: _line,
+    Line: line,
     NonEmptyLine: _non_empty_line,
     Slug: _slug,
     NewPassword: _new_password,
     Password: _password,
-    CanonicalId: lambda value: canonical_id(_string(value)),
-    Target: lambda value: check_target(_string(value)),
+    CanonicalId: lambda value: canonical_id(string(value)),
+    RouteId: lambda value: canonical_route_id(string(value)),
+    Target: lambda value: check_target(string(value)),
     RedirectTarget: _redirect_target,
     RedirectCode: _redirect_code,
     BalanceWord: _balance,
-    Weight: _between(1, MAX_WEIGHT),
-    Retries: _between(0, MAX_RETRIES),
+    Weight: between(1, MAX_WEIGHT),
+    Retries: between(0, MAX_RETRIES),
     Seconds: _seconds,
-    CertificateId: lambda value: certificate_name(_string(value).strip()),
+    CertificateId: lambda value: certificate_name(string(value).strip()),
     CertificateIdOrNone: _certificate_id_or_none,
     InstanceId: _instance_id,
     IpAddress: _ip_address,
@@ -295,6 +304,43 @@ def _converter() -> Converter:
 _CONVERTER = _converter()
 
 
+def add_rules(rules: Mapping[Any, Rule]) -> None:
+    """From now on values of these types are checked, and made, by these rules."""
+    for kind, rule in rules.items():
+        _CONVERTER.register_structure_hook(kind, _rule_hook(rule))
+
+
+def part(kind: type[T], value: object) -> T:
+    """For a rule: `value`, which is a part of the whole, as `kind`; errors have their place in it."""
+    return _CONVERTER.structure(value, kind)
+
+
+def each_entry(value: object, check_name: Rule, check: Rule) -> dict[Any, Any]:
+    """For a rule: an object whose fields have names of the client's choice, and values of one kind.
+
+    What is wrong with a value is reported by its name.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    if len(value) > MAX_ITEMS:
+        raise ValueError(f"has more than {MAX_ITEMS} fields")
+    made: dict[Any, Any] = {}
+    wrong_values: list[Exception] = []
+    for name, item in value.items():
+        key = check_name(name)
+        if key in made:
+            raise ValueError(f"{key!r} is there twice")
+        made[key] = None
+        try:
+            made[key] = check(item)
+        except ValueError as error:
+            error.add_note(IterableValidationNote("", key, None))
+            wrong_values.append(error)
+    if wrong_values:
+        raise IterableValidationError("", wrong_values, dict)
+    return made
+
+
 def wrong(field: str, message: str) -> ValueError:
     """A rule's error about one field of an object, for its ``__attrs_post_init__``."""
     error = ValueError(message)
@@ -311,10 +357,14 @@ def _said(error: BaseException, _kind: object) -> str:
     return bounded(str(error))
 
 
+def _shown_place(found: re.Match[str]) -> str:
+    return f".{found[2]}" if found[1] else camel(found[0])
+
+
 def _with_path_first(line: str) -> str:
     # cattrs says "what @ $.where"; the last @ is its own, whatever a client put into "what".
     said, _at, path = line.rpartition(" @ ")
-    where = camel(path.removeprefix("$").removeprefix("."))
+    where = _PLACE.sub(_shown_place, path.removeprefix("$").removeprefix("."))
     return f"{where}: {said}" if where else said
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebackend_proxy.api import certs, collection, explain, registry_svc, rules, user_svc
+from onebackend_proxy.api import certs, collection, explain, pausing, purging, registry_svc, rules, user_svc
 from onebackend_proxy.api.strict_json import parse_json
 from onebackend_proxy.api.validation import Line, NewPassword, Slug, structure
 from onebackend_proxy.errors import BadRequest
@@ -18,6 +18,10 @@ JSON = st.recursive(
 BODIES = [
     rules.SaveRoutesBody,
     rules.SaveRedirectsBody,
+    rules.ListRoutesBody,
+    pausing.PauseBody,
+    pausing.ResumeBody,
+    purging.PurgeBody,
     collection.ListBody,
     certs.SaveCertificatesBody,
     certs.ListCertificatesBody,
@@ -147,6 +151,8 @@ def shaped(kind):
     """Objects that come near to what `kind` takes."""
     names = {"routes", "redirects", "ids", "id", "target", "statusCode", "url", "port", "host", "ip", "slug"}
     names |= {"targets", "weight", "balance", "timeouts", "connect", "retries", "certs", "cert"}
+    names |= {"access", "allow", "basicAuth", "forwardAuth", "headers", "request", "set", "remove", "paused"}
+    names |= {"rateLimit", "requests", "by", "requestBodyLimit", "errorPages", "503", "message", "all"}
     entry = st.dictionaries(st.sampled_from(sorted(names)), JSON, max_size=4)
     return st.dictionaries(st.sampled_from(sorted(names)), JSON | st.lists(entry, max_size=3), max_size=4)
 
