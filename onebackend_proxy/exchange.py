@@ -85,6 +85,8 @@ class Exchange:
     endpoint: EndpointState | None = None
     status = 0
     reason = ""
+    denied = ""
+    """The rule of a policy that it was stopped by, for the metrics: a word of a few."""
     user = ""
     """Who the client has proved to be, for the log."""
     cache = ""

@@ -26,6 +26,7 @@ from ..messages import Headers, refusal
 from ..transports import make_immediate
 from .accesslog import Entry
 from .answers import report_refusal
+from .counting import count
 from .lingering import Lingering
 from .peers import peer_of
 from .request import ProxyRequest
@@ -310,6 +311,8 @@ class ProxyChannel(Lingering, HTTPChannel):
             return
         method, target = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
         status = self.write_refusal(error, method, target)
+        if request is None:
+            count(self.site.counts, None, status, 0.0, 0.0)
         if request is not None:
             request.refused(status, method, target)
         elif self.site.on_request_end is not None:

@@ -18,7 +18,6 @@ from zope.interface import implementer
 from ..chunked import ChunkedBody
 from ..errors import ProxyError, RequestTimeout, answer_for
 from ..exchange import Exchange, State
-from ..headers import prepare_request
 from ..http1 import check_begun, request_head
 from ..messages import CHUNKED, NO_BODY, Answer, RequestHead
 from ..proxy_protocol import BrokenHeader, read_header
@@ -227,7 +226,7 @@ class FastChannel(FastAnswers, Protocol):
             self._refuse_head(error, _guessed_head(data))
             return
         try:
-            request = prepare_request(
+            request = desk.prepare(
                 head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits
             )
         except ProxyError as error:

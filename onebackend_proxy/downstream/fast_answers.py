@@ -9,6 +9,7 @@ from ..headers import Peer
 from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead, own_answer, refusal
 from ..tunnel import Tunnel
+from .counting import count
 from .accesslog import head_entry
 from .lingering import Lingering
 
@@ -92,10 +93,11 @@ class FastAnswers(Lingering):
             out.clear()
         exchange = self._exchange
         self._exchange = None
+        self._count(exchange)
         if self.site.on_request_end is not None:
             self._log_end(exchange, self._reason)
             self._reason = ""
-        self._status = 0
+        self._status = self._sent = 0
         if self._next == NOTHING and self._persistent and not self.site.closing:
             self._next = HEAD
             if self._head is not None and len(self._head.block) > MAX_REMEMBERED:
@@ -176,8 +178,17 @@ class FastAnswers(Lingering):
         if exchange is None:
             return
         exchange.client_gone()
+        self._count(exchange)
         if self.site.on_request_end is not None:
             self._log_end(exchange, "")
+
+    def _count(self, exchange: Exchange | Tunnel | None) -> None:
+        """Count a request that was answered, or given up."""
+        site = self.site
+        if isinstance(exchange, Tunnel):
+            exchange = exchange.exchange
+        now = site.reactor.seconds()
+        count(site.counts, exchange, self._status, now, now, self._sent)
 
     def _log_end(self, exchange: Exchange | Tunnel | None, reason: str) -> None:
         """Tell the access log of a request that was answered, or given up."""

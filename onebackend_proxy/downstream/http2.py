@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..errors import BadRequest, HeadTooLarge, ProxyError, answer_for
-from ..headers import OutgoingRequest, prepare_request
+from ..headers import OutgoingRequest
 from ..messages import Answer, RequestHead
 from ..transports import make_immediate
 from .answers import report_refusal
@@ -175,7 +175,7 @@ class Http2Channel(Http2Sending, Protocol):
     def _request(self, stream: Http2Stream, head: RequestHead) -> None:
         """Begin an exchange, or give an answer of ours; raises the `errors.ProxyError` that refuses."""
         desk = self._proxied.desk
-        request: OutgoingRequest = prepare_request(
+        request: OutgoingRequest = desk.prepare(
             head, self._peer, b"%032x" % getrandbits(128), desk.trusted, self.site.limits
         )
         # Until here it was said in the words of HTTP/1.1.

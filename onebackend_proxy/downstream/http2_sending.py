@@ -11,6 +11,7 @@ from hyperframe.frame import GoAwayFrame
 
 from ..exchange import Exchange
 from ..headers import Peer
+from .counting import count
 from .accesslog import head_entry
 from .http2_frames import ANSWER_EARNS, Patience
 from .http2_stream import Http2Stream
@@ -81,7 +82,9 @@ class Http2Sending(Lingering):
         self._write()
 
     def log_end(self, stream: Http2Stream, exchange: Exchange | None, sent: int) -> None:
-        """Tell the access log of a request that was answered, or given up."""
+        """Count a request that was answered, or given up, and tell the access log of it."""
+        ended = self.site.reactor.seconds()
+        count(self.site.counts, exchange, stream.status, ended, ended, sent)
         if self.site.on_request_end is not None:
             now = self.site.reactor.seconds()
             status = stream.status or 499

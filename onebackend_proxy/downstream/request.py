@@ -49,8 +49,7 @@ class ProxyRequest(Request):
         self.method, self.uri, self.clientproto = method, target, version
         self.target = target
         self.site = self.channel.site
-        if self.site.on_request_end is not None:
-            self.began = self.site.reactor.seconds()
+        self.began = self.site.reactor.seconds()
         try:
             self._find(method, target)
         except ProxyError as error:

@@ -14,23 +14,34 @@ from twisted.web.server import NOT_DONE_YET, Request
 from ..balancing import Upstream
 from ..errors import NotFound, ProxyError
 from ..exchange import Destination, Exchanges
-from ..headers import Network, OutgoingRequest, prepare_request
+from ..headers import Network, OutgoingRequest, Peer, prepare_request
 from ..interfaces import IRegistry
+from ..limits import Limits
 from ..messages import NO_BODY, Answer, Headers, RequestHead
+from ..metrics import RequestCounts
 from ..records import Route
 from ..routing import is_slug, service_slug
 from .answers import ChannelDownstream, ResourceDownstream, report_refusal
+from .counting import count
 from .peers import peer_of
 from .request import ProxyRequest
 
 
 @attrs.frozen
 class Desk:
-    """What every proxied request passes: the exchanges under way, and whom we believe."""
+    """What every proxied request passes: the exchanges under way, and whom we believe.
+
+    `prepare` makes of a head what goes upstream. `counts` has the requests that came through another
+    program's Site: our own Sites count theirs.
+    """
 
     exchanges: Exchanges
     trusted: Sequence[Network] = ()
     log: Logger = attrs.field(factory=Logger)
+    prepare: Callable[[RequestHead, Peer, bytes, Sequence[Network], Limits], OutgoingRequest] = (
+        prepare_request
+    )
+    counts: RequestCounts = attrs.field(factory=RequestCounts)
 
 
 class Proxied:
@@ -59,6 +70,8 @@ def relay(
 ) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
     downstream = downstream_for(request)
+    if not isinstance(request, ProxyRequest):
+        _count_at_end(request, downstream, desk)
     if isinstance(downstream, ChannelDownstream):
         peer = request.channel.peer(desk.trusted)
     else:
@@ -68,7 +81,7 @@ def relay(
     ]
     head = RequestHead(request.method, target, fields, request.clientproto)
     try:
-        outgoing = prepare_request(
+        outgoing = desk.prepare(
             head, peer, b"%032x" % getrandbits(128), desk.trusted, desk.exchanges.limits
         )
         to = choose(outgoing)
@@ -94,6 +107,20 @@ def relay(
     exchange.start()
     if isinstance(downstream, ResourceDownstream):
         downstream.feed()
+
+
+def _count_at_end(
+    request: Any, downstream: ChannelDownstream | ResourceDownstream, desk: Desk
+) -> None:
+    """Count a request of another program's Site when it is over."""
+    clock = desk.exchanges.clock
+    began = clock.seconds()
+
+    def over(_: object) -> None:
+        status = request.code if request.startedWriting else 499
+        count(desk.counts, downstream.exchange, status, clock.seconds(), began, request.sentLength)
+
+    request.notifyFinish().addBoth(over)
 
 
 def downstream_for(request: Any) -> ChannelDownstream | ResourceDownstream:

@@ -18,8 +18,10 @@ from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request, Site
 
 from ..limits import DEFAULTS, Limits
+from ..metrics import RequestCounts
 from .accesslog import ClientOf, Entry, entry_of, peer_host
 from .channel import ProxyChannel
+from .counting import count
 from .fast import FastChannel
 from .request import ProxyRequest
 from .resources import Proxied
@@ -51,7 +53,7 @@ class ProxySite(Site):
     """A `twisted.web` Site whose streaming resources get request bodies as they come.
 
     `on_request_end` is called with the access log's entry of every request that was answered or given up;
-    `client_of` tells whose request it was. With `fast`, connections begin on the fast plane, and come to
+    `client_of` tells whose request it was; `counts` counts them. With `fast`, connections begin on the fast plane, and come to
     twisted.web with their first request that is not proxied.
     """
 
@@ -69,11 +71,13 @@ class ProxySite(Site):
         limits: Limits = DEFAULTS,
         fast: Proxied | None = None,
         protocols: Sequence[bytes] = HTTP1,
+        counts: RequestCounts | None = None,
     ) -> None:
         super().__init__(
             resource, timeout=limits.keepalive_timeout, reactor=reactor, parsePOSTFormSubmission=False
         )
         self.on_request_end = on_request_end
+        self.counts = RequestCounts() if counts is None else counts
         self.limits = limits
         self._client_of = client_of
         self._fast = fast
@@ -113,9 +117,12 @@ class ProxySite(Site):
 
     def log(self, request: PlainRequest) -> None:
         """twisted.web's hook: a request was answered."""
+        assert isinstance(request, ProxyRequest)
+        now = self.reactor.seconds()
+        status = request.code if request.startedWriting else 499
+        count(self.counts, request.exchange, status, now, request.began, request.sentLength, request.buffered)
         if self.on_request_end is not None:
-            assert isinstance(request, ProxyRequest)
-            self.on_request_end(entry_of(request, self.reactor.seconds(), self._client_of))
+            self.on_request_end(entry_of(request, now, self._client_of))
 
     def acceptableProtocols(self) -> list[bytes]:
         """What may be spoken here over TLS; by default HTTP/1.1 only, whose channel makes bodies stream."""
