@@ -329,15 +329,6 @@ def test_a_length_that_no_body_has(value):
         prepared((b"Content-Length", value), method=b"POST")
 
 
-def test_a_length_over_the_limit():
-    limits = Limits(body_limit=100)
-    assert prepared((b"Content-Length", b"0100"), method=b"POST", limits=limits).body == 100
-    with pytest.raises(ContentTooLarge):
-        prepared((b"Content-Length", b"101"), method=b"POST", limits=limits)
-    # A body that does not tell its length is counted as it comes.
-    assert prepared((b"Transfer-Encoding", b"chunked"), method=b"POST", limits=limits).body == CHUNKED
-
-
 @pytest.mark.parametrize(
     "raw",
     [

@@ -129,12 +129,12 @@ class _Asking:
             self._exchange.body_received(data)
             return
         self._ignored += len(data)
-        if self._ignored > MAX_IGNORED:
-            self._inner.client_gone("its body is too long for a yes")
 
     def flush(self) -> None:
         if self._relaying:
             self._exchange.read_ended()
+        elif self._ignored > MAX_IGNORED:
+            self._inner.client_gone("its body is too long for a yes")
 
     def end(self, trailers: Headers) -> None:
         if self._relaying:

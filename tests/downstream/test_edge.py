@@ -290,7 +290,7 @@ class TestRouting(EdgeTests):
         def fail(route: Route) -> None:
             raise ZeroDivisionError
 
-        plane.edge._upstream_of = fail
+        plane.edge._destination_of = fail
         answer = self.ask(plane, b"x.com").answer()
         assert (answer.status, answer.body) == (500, b'{"error": "internal error"}\n')
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1

@@ -73,7 +73,7 @@ class TestEmbeddedRegistry(SynchronousTestCase):
         upstream = self.registry.lookup("svc")
         assert upstream is not None
         assert (upstream.name, upstream.timeouts, upstream.ejection) == (
-            "svc",
+            "/svc",
             Timeouts(1, 2, 3),
             Ejection(5),
         )
