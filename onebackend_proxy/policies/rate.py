@@ -7,7 +7,6 @@ that moment one interval further, and is refused where it lies further ahead of 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 from array import array
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import attrs
 from ..headers import OutgoingRequest
 from ..messages import Headers
 from ..records import RateLimit
+from .access import ip_of
 
 SLOTS = 65536
 """Clients with something owed that a table knows at a time; 16 bytes each."""
@@ -209,12 +209,7 @@ def _by_field(name: bytes) -> Callable[[OutgoingRequest], bytes]:
 @functools.lru_cache(1024)
 def network_of(ip: bytes) -> bytes:
     """What counts as one client: an IPv4 address, or the /64 that one IPv6 customer has; else `ip` itself."""
-    try:
-        address = ipaddress.ip_address(ip.decode("ascii"))
-    except ValueError:
+    address = ip_of(ip)
+    if address is None:
         return ip
-    if isinstance(address, ipaddress.IPv4Address):
-        return ip
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped).encode("ascii")
-    return address.packed[:8] + b"/64"
+    return address.packed[:8] + b"/64" if address.version == 6 else str(address).encode("ascii")

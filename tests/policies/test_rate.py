@@ -270,7 +270,7 @@ def test_who_keeps_to_the_limit_is_never_refused(rate, others, burst):
 
 def test_a_limit_by_route_cannot_be_forgotten():
     table = RateTable(8)
-    whole, each = a_limiter(5, by="route", table=table), a_limiter(5, table=table)
+    whole, each = a_limiter(5, by="route", table=table), a_limiter(5, 3600.0, table=table)
     assert admitted(whole, 9) == 5
     for number in range(1000):
         each.take(a_request(an_address(number)), NOW)
