@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import attrs
 
 from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead
-from .conditions import is_etag
 from .encoders import CODINGS, available
 
 MIN_SIZE = 1024
@@ -162,9 +161,9 @@ def encoded_head(head: ResponseHead, coding: str, size: int = CHUNKED) -> Respon
     for field in head.headers:
         rule = _RULES.get(field[0].lower())
         if rule == _ETAG:
-            # What is no entity tag at all could not be told from that of the other form.
-            if is_etag(field[1]):
-                headers.append((field[0], weakened(field[1])))
+            weak = weakened(field[1])
+            if weak:
+                headers.append((field[0], weak))
         elif rule != _LENGTH and rule != _UNTRUE:
             headers.append(field)
     headers.append((b"Content-Encoding", coding.encode("ascii")))
@@ -199,15 +198,17 @@ def unmodified_head(head: ResponseHead, request: Headers) -> ResponseHead:
 
 
 def _asks_weakly(request: Headers, etag: bytes) -> bool:
-    if etag[:1] != b'"':
-        return False
     weak = weakened(etag)
-    return any(weak in value for name, value in request if name.lower() == b"if-none-match")
+    return weak != b"" and any(weak in value for name, value in request if name.lower() == b"if-none-match")
 
 
 def weakened(etag: bytes) -> bytes:
-    """The same entity tag, weak (RFC 9110, 8.8.3): the content is the same, the bytes are not."""
-    return etag if etag[:2] == b"W/" else b"W/" + etag
+    """The same entity tag, weak (RFC 9110, 8.8.3): the content is the same, the bytes are not.
+
+    b"" for what is no entity tag: nobody could tell from it which of the two forms it is of.
+    """
+    tag = etag.removeprefix(b"W/")
+    return b"W/" + tag if len(tag) > 1 and tag[:1] == tag[-1:] == b'"' else b""
 
 
 def varying(headers: Headers) -> Headers:
