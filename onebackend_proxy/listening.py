@@ -82,6 +82,7 @@ class ListeningService(Service):
             limits=proxy.settings.limits,
             fast=fast,
             protocols=protocols,
+            counts=proxy.counts,
         )
         self.sites.append(site)
         return site

@@ -28,16 +28,15 @@ class Outcomes:
 class RouteCounts:
     """What came of the requests of one Route or service; bytes are those of bodies.
 
-    `outcomes` is by the first digit of the status; `denied` by the reason, a word.
+    `outcomes` is by the first digit of the status, `denied` by the rule of the policy.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "denied", "limited", "outcomes")
+    __slots__ = ("bytes_in", "bytes_out", "denied", "outcomes")
 
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcomes] = {}
         self.bytes_in = 0
         self.bytes_out = 0
-        self.limited = 0
         self.denied: dict[str, int] = {}
 
 
@@ -74,14 +73,10 @@ class RequestCounts:
         outcomes.seconds += seconds
         outcomes.buckets[bisect_left(BUCKETS, seconds)] += 1
 
-    def limited(self, route: str) -> None:
-        """A request was refused because there were too many."""
-        self.of(route).limited += 1
-
-    def denied(self, route: str, reason: str) -> None:
-        """A request was not let in; `reason` is one of a few words, the rule that it failed."""
+    def denied(self, route: str, rule: str) -> None:
+        """A request was not let in by this rule of the policy, one of a few words."""
         denied = self.of(route).denied
-        denied[reason] = denied.get(reason, 0) + 1
+        denied[rule] = denied.get(rule, 0) + 1
 
     def all(self) -> list[tuple[str, RouteCounts]]:
         """What there is, by name, in a list of its own."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from .addresses import parse_target
-from .api import BuiltInService, EdgeView, built_in_services, open_accounts
+from .api import BuiltInService, EdgeView, MetricSources, built_in_services, open_accounts
 from .balancing import Balance, EndpointState, Timeouts, Upstream
 from .desk.guard import Guards
 from .downstream import ReverseProxyResource, ServiceResource
@@ -24,15 +25,17 @@ from .downstream.resources import Desk
 from .edge_certificates import EdgeCertificates
 from .exchange import Exchanges
 from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
-from .headers import Network
+from .headers import Network, prepare_request
 from .inside import BuiltInUpstream
 from .interfaces import IStore, Published
+from .metrics import RequestCounts
 from .options import Settings
 from .password_work import PasswordWork
 from .registry import EmbeddedRegistry
 from .store import Vault, open_sqlite
 from .targets import RouteUpstreams, Targets
 from .tls.challenges import HTTP_01
+from .tracing import traced_request
 from .upstream import HealthChecks, Http1Client
 
 if TYPE_CHECKING:
@@ -82,6 +85,14 @@ def _make_issuing(
     return EdgeIssuing(settings, store, certificates, reactor)
 
 
+def _version() -> str:
+    try:
+        return metadata.version("onebackend_proxy")
+    except metadata.PackageNotFoundError:
+        # It runs from where it was written.
+        return "unknown"
+
+
 class ProxyService(Service):
     """The proxy as a `twisted.application` service, and as `resource` for another program's Site.
 
@@ -128,7 +139,15 @@ class ProxyService(Service):
         )
         self.registry.watch = targets.watch = self._health.look
         self.exchanges = Exchanges(reactor, self._client, limits=settings.limits)
-        desk = Desk(self.exchanges, settings.trusted_proxies)
+        self.counts = RequestCounts()
+        self.readings: dict[str, Callable[[], float]] = {"exchanges_in_flight": lambda: len(self.exchanges)}
+        """What else the metrics show: some of `api.exposition.READINGS`, each by who knows it."""
+        desk = Desk(
+            self.exchanges,
+            settings.trusted_proxies,
+            prepare=traced_request if settings.trace else prepare_request,
+            counts=self.counts,
+        )
         self.resource = ServiceResource(self.registry, desk, self._guards.of)
         self.edge = EdgeResource(desk, self._guards.of, self.resource)
         self.plain_edge = PlainEdge(self.edge)
@@ -169,6 +188,7 @@ class ProxyService(Service):
             edge=self._edge_view() if self.settings.edge else None,
             local_root=self.certificates.local_root if self.settings.edge else None,
             issuing=self.issuing,
+            metrics=self._metrics(),
             seconds=self._reactor.seconds,
         )
         self.resource.serve(self._built_in)
@@ -191,8 +211,36 @@ class ProxyService(Service):
         if before is None or published.certificates is not before.certificates:
             self.certificates.publish(published)
         self.edge.publish(published)
+        if len(self.counts) > len(published.routes) + len(published.instances) + 1:
+            self.counts.keep(self._there_is)
         if self.issuing is not None:
             self.issuing.publish(published)
+
+    def _metrics(self) -> MetricSources:
+        return MetricSources(
+            _version(),
+            self._reactor.seconds,
+            self.counts,
+            self._addresses,
+            lambda: () if self._published is None else self._published.certificates,
+            self._there_is,
+            self.readings,
+            self.settings.metrics_token,
+        )
+
+    def _there_is(self, name: str) -> bool:
+        """Whether a Route has this id, or a service of this name an instance."""
+        if self._published is not None and self._published.routes.get(name) is not None:
+            return True
+        return name[:1] == "/" and self.registry.lookup(name[1:]) is not None
+
+    def _addresses(self) -> Iterable[tuple[str, EndpointState]]:
+        """Every address in use, with the service whose instance it is."""
+        for upstream in self.registry.upstreams():
+            for endpoint in upstream.endpoints:
+                yield upstream.name, endpoint
+        for endpoint in self._upstreams.endpoints():
+            yield "", endpoint
 
     def _edge_view(self) -> EdgeView:
         def published() -> Published:

@@ -111,6 +111,10 @@ class EmbeddedRegistry:
         """Every address that some instance has."""
         return self._endpoints.values()
 
+    def upstreams(self) -> Iterable[Upstream]:
+        """Those of all services that have an instance."""
+        return self._upstreams.values()
+
     def lookup(self, slug: str) -> Upstream | None:
         """See `interfaces.IRegistry`."""
         return self._upstreams.get(slug)
