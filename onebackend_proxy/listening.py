@@ -64,6 +64,7 @@ class ListeningService(Service):
         if settings.access_log != "off":
             self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
         self.sites: list[ProxySite] = []
+        proxy.readings["connections"] = lambda: sum(len(site.channels) for site in self.sites)
         self._fronts: list[_Front] = []
         site = self._site(proxy.resource, proxy.resource)
         for text in settings.listen:

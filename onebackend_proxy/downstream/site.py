@@ -53,8 +53,8 @@ class ProxySite(Site):
     """A `twisted.web` Site whose streaming resources get request bodies as they come.
 
     `on_request_end` is called with the access log's entry of every request that was answered or given up;
-    `client_of` tells whose request it was; `counts` counts them. With `fast`, connections begin on the fast plane, and come to
-    twisted.web with their first request that is not proxied.
+    `client_of` tells whose request it was; `counts` counts them. With `fast`, connections begin on the fast
+    plane, and come to twisted.web with their first request that is not proxied.
     """
 
     requestFactory = ProxyRequest
