@@ -27,6 +27,8 @@ PREFIX = "onebackend_proxy_"
 AT_ONCE = 100
 """Lines made before other threads, the reactor's above all, have their turn."""
 BREATH = 0.0001
+RATE_LIMIT = "rateLimit"
+"""The rule of a policy that is about how many come, not about who."""
 _DAY = 86400.0
 _USABLE = frozenset((Health.HEALTHY, Health.DEGRADED))
 
@@ -57,9 +59,9 @@ READINGS: Mapping[str, tuple[str, str]] = {
 class MetricSources:
     """Where the numbers come from; all of it is asked in the reactor's thread.
 
-    `upstreams` gives every address in use, with the slug whose instance it is, or ``""`` for one that a Route
-    names; `readings` are some of `READINGS`; `version` is the program's, `seconds` the clock. `token` lets in
-    who has no account; nobody has the empty one.
+    `upstreams` gives every address in use, with the service (``/<slug>``) whose instance it is, or ``""`` for
+    one that a Route names; `readings` are some of `READINGS`; `version` is the program's, `seconds` the
+    clock. `token` lets in who has no account; nobody has the empty one.
     """
 
     version: str
@@ -153,21 +155,24 @@ class Picture:
             ("response_bytes", "Bytes of answers' bodies, and of what tunnels sent to clients."),
         ):
             yield name, "counter", help, _bytes(routes, name == "request_bytes")
+        denied = [
+            (route, rule, number) for route, counts in routes for rule, number in list(counts.denied.items())
+        ]
         yield (
             "rate_limited",
             "counter",
-            "Requests refused with 429 by a Route's rate limit.",
-            (("_total", {"route": route}, counts.limited) for route, counts in routes if counts.limited),
+            "Requests refused with 429 by a rate limit.",
+            [("_total", {"route": route}, number) for route, rule, number in denied if rule == RATE_LIMIT],
         )
         yield (
             "access_denied",
             "counter",
-            "Requests that a Route's access rules did not let in, by the rule.",
-            (
-                ("_total", {"route": route, "reason": reason}, number)
-                for route, counts in routes
-                for reason, number in list(counts.denied.items())
-            ),
+            "Requests that the access rules did not let in, by the rule.",
+            [
+                ("_total", {"route": route, "rule": rule}, number)
+                for route, rule, number in denied
+                if rule != RATE_LIMIT
+            ],
         )
 
     def _of_upstreams(self) -> Iterator[tuple[str, str, str, Iterable[Line]]]:
@@ -188,16 +193,21 @@ class Picture:
         ):
             suffix = "_total" if kind == "counter" else ""
             labelled = [
-                (suffix, {"service": service, "upstream": address}, float(value))
+                (suffix, {"route": service, "upstream": address}, float(value))
                 for (service, address), value in sorted(values.items())
             ]
             yield name, kind, help, labelled
 
 
+def _class(digit: int) -> str:
+    # Over HTTP/2 a stream may end without an answer.
+    return f"{digit}xx" if digit else "reset"
+
+
 def _requests(routes: Iterable[tuple[str, RouteCounts]]) -> Iterator[Line]:
     for route, counts in routes:
         for digit, outcomes in sorted(counts.outcomes.items()):
-            yield "_total", {"route": route, "code": f"{digit}xx"}, sum(outcomes.buckets)
+            yield "_total", {"route": route, "code": _class(digit)}, sum(outcomes.buckets)
 
 
 def _durations(routes: Iterable[tuple[str, RouteCounts]]) -> Iterator[Line]:
@@ -207,7 +217,7 @@ def _durations(routes: Iterable[tuple[str, RouteCounts]]) -> Iterator[Line]:
             if digit == 1:
                 # How long a tunnel lasts is its client's affair.
                 continue
-            labels = {"route": route, "code": f"{digit}xx"}
+            labels = {"route": route, "code": _class(digit)}
             seconds, sums = outcomes.seconds, list(accumulate(outcomes.buckets))
             for bound, number in zip(bounds, sums, strict=True):
                 yield "_bucket", {**labels, "le": bound}, number
