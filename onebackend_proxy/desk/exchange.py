@@ -76,11 +76,13 @@ class GuardedExchange(Exchange):
         if guard.paused is not None:
             raise Paused(guard.paused.message, guard.paused.retry_after)
         if guard.addresses is not None and not guard.addresses.admits(request.client_ip):
+            self.denied = "addresses"
             raise NotPermitted("access denied")
         if guard.limiter is not None:
             verdict = guard.limiter.take(request, self.started)
             self.fields += rate_fields(guard.limiter, verdict)
             if not verdict.admitted:
+                self.denied = "rateLimit"
                 wait = max(1, -int(-verdict.retry_after // 1))
                 raise TooManyRequests("too many requests: slow down", wait)
         if self._body_limit and request.body > self._body_limit:
@@ -123,6 +125,7 @@ class GuardedExchange(Exchange):
     def _identified(self, user: str | None) -> None:
         guard = self.guard
         if user is None:
+            self.denied = "basicAuth"
             error = Unauthenticated("user name and password, please")
             error.fields = guard.challenge
             raise error

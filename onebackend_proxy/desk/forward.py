@@ -104,6 +104,7 @@ class _Asking:
         exchange = self._exchange
         if not 200 <= head.status < 300:
             exchange.waited()
+            exchange.denied = "forwardAuth"
             self._relaying = True
             if exchange.request.method == b"HEAD":
                 # We asked with GET: there is a body, but not for this client.
