@@ -173,6 +173,7 @@ def stripped_target(prefix: bytes, target: bytes) -> bytes:
     return (rest or b"/") + question + query
 
 
+_LENIENT = re.compile(rb"[^?]*?(?:[A-Z%;\\]|\.(?:[/?]|\Z))")
 _FOLDED_END = re.compile(rb"[. ]+(?=/|\Z)")
 
 
@@ -180,8 +181,11 @@ def lenient_paths(target: bytes) -> tuple[str, ...]:
     """The paths that backends with few scruples may see in a request target, in lower case.
 
     They take ``%2F`` and ``\\`` for slashes, leave away what begins with ``;`` (RFC 3986, 3.3), dots and
-    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``.
+    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``. There
+    are none where they see what everybody does.
     """
+    if not _LENIENT.match(target):
+        return ()
     path = target.partition(b"?")[0]
     seen = unquote_to_bytes(path).partition(b"\0")[0].replace(b"\\", b"/")
     both = (seen, _PARAMETERS.sub(b"", seen))

@@ -15,9 +15,14 @@ from onebackend_proxy.routing import (
     MAX_ID,
     RouteTable,
     canonical_id,
+    canonical_route_id,
+    edge_path,
+    folded_prefix,
+    lenient_paths,
     normalized_path,
     request_host,
     service_slug,
+    stripped_target,
 )
 
 from .properties import OFTEN, PROPERTY
@@ -560,3 +565,83 @@ def test_a_change_to_many_routes_takes_milliseconds():
     assert len(table) == 100_000
     # 2 ms here; made from scratch, 80.
     assert min(times) < 0.02
+
+
+def test_the_id_of_a_service():
+    assert canonical_route_id(" /a-b ") == "/a-b"
+    assert canonical_route_id("X.com/a/") == "x.com/a"
+    for text, said in (
+        ("/A", "must be HOST"),
+        ("/", "must be"),
+        ("/a/b", "must be"),
+        ("/user-svc", "built in"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            canonical_route_id(text)
+
+
+def test_services_are_apart():
+    """No Host, however odd, is for one, and none of what is said of hosts is about them."""
+    table = RouteTable([Entry("/a"), Entry("localhost"), Entry("x.com")])
+    for host in ("", "localhost", "x.com", "*", "/a", "a"):
+        found = table.match(host, "/a")
+        assert found is None or found.id == host
+        assert all(one.id == host for one in table.shorter(host, "/a"))
+    assert not table.has_host("") and set(table.hosts()) == {"localhost", "x.com"}
+    assert table.get("/a") == Entry("/a") and list(table.services()) == [Entry("/a")]
+    assert len(table) == 3 and {entry.id for entry in table} == {"/a", "localhost", "x.com"}
+    gone = table.changed(deleted=["/a"])
+    assert len(gone) == 2 and not gone.services() and gone.get("/a") is None
+    assert len(gone.changed([Entry("/b")]).services()) == 1
+    assert table.changed([Entry("/a")]) is table
+
+
+PATH = st.lists(SEGMENT, max_size=5).map(lambda segments: b"/" + b"/".join(segments))
+
+
+@given(PATH, st.sampled_from([b"", b"?q=%2F;A"]))
+@OFTEN
+def test_a_stripped_target_is_the_rest_byte_for_byte(path, query):
+    target = b"/a" + path + query
+    try:
+        below = edge_path(target)
+    except BadRequest:
+        return
+    if below != "/a" and not below.startswith("/a/"):
+        return
+    rest = stripped_target(b"/a", target)
+    assert rest.startswith(b"/") and rest.endswith(query)
+    assert edge_path(rest) == (below[2:] or "/")
+
+
+@given(PATH)
+@OFTEN
+def test_plain_paths_have_no_other_reading(path):
+    try:
+        ours = edge_path(path)
+    except BadRequest:
+        return
+    if not lenient_paths(path):
+        assert ours == ours.lower() and "%" not in ours
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/ADMIN",
+        b"/admin;x",
+        b"/admin%2Fx",
+        b"/%41dmin",
+        b"/admin\\x",
+        b"/admin%00.png",
+        b"/admin.",
+        b"/x;/../admin",
+    ],
+)
+def test_what_lenient_backends_see(target):
+    assert any(path == "/admin" or path.startswith("/admin/") for path in lenient_paths(target))
+
+
+def test_a_prefix_folds_as_paths_do():
+    assert folded_prefix("/A%2Fb") == "/a/b"
+    assert folded_prefix("/%C3%84") in lenient_paths(b"/%C3%84")

@@ -61,15 +61,16 @@ class EdgeResource(Proxied, Resource):
         self._routes: RouteTable[Route] = RouteTable()
         self._redirects: RouteTable[Redirect] = RouteTable()
         self._redirecting = False
-        # By host, once it was asked for: the Routes with access rules below a path, if there are any.
+        # By id and by host, once they were asked for: the guarded Routes of that host below a path, if any.
         self._shut: dict[str, ShutPaths | None] = {}
+        self._shut_hosts: dict[str, ShutPaths | None] = {}
 
     def publish(self, published: Published) -> None:
         """From now on these are the Routes and Redirects."""
         self._routes = published.routes
         self._redirects = published.redirects
         self._redirecting = len(self._redirects) > 0
-        self._shut = {}
+        self._shut, self._shut_hosts = {}, {}
 
     def routes_to(self, host: str) -> bool:
         """Whether any Route is for this canonical host."""
@@ -112,15 +113,19 @@ class EdgeResource(Proxied, Resource):
     def _keep_shut(self, host: str, found: Redirect | Route, target: bytes) -> None:
         """Refuse what is for another place to us than to a backend that reads paths leniently.
 
-        Only where that place has access rules: else it would make no difference who comes in where.
+        Only where that place is guarded: else it would make no difference who comes in where.
         """
-        own = found.id.partition("/")[0]
         try:
-            shut = self._shut[own]
+            shut = self._shut[found.id]
         except KeyError:
-            shut = self._shut[own] = shut_paths(self._routes.prefixes(own))
+            shut = self._shut[found.id] = self._shut_of(found.id.partition("/")[0])
         if shut is not None and not shut.agrees(found, target):
             raise BadRequest("the path can be read in two ways")
+
+    def _shut_of(self, host: str) -> ShutPaths | None:
+        if host not in self._shut_hosts:
+            self._shut_hosts[host] = shut_paths(self._routes.prefixes(host))
+        return self._shut_hosts[host]
 
     def _match(self, host: str, path: str) -> Redirect | Route | None:
         redirect = self._redirects.match(host, path) if self._redirecting else None
@@ -144,7 +149,7 @@ class EdgeResource(Proxied, Resource):
 
 
 class ShutPaths:
-    """The Routes of one host, of which some have access rules, by what a lenient backend makes of a path."""
+    """The Routes of one host, of which some are guarded, by what a lenient backend makes of a path."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes: dict[str, list[Route]] = {}
@@ -153,7 +158,7 @@ class ShutPaths:
             self._routes.setdefault(folded_prefix(slash + prefix), []).append(route)
 
     def agrees(self, found: Redirect | Route, target: bytes) -> bool:
-        """Whether none with access rules but `found` is what a lenient backend would take the target for."""
+        """Whether no guarded one but `found` is what a lenient backend would take the target for."""
         return all(self._agrees(found, path) for path in lenient_paths(target))
 
     def _agrees(self, found: Redirect | Route, path: str) -> bool:
@@ -161,7 +166,7 @@ class ShutPaths:
             path = path.rstrip("/")
             routes = self._routes.get(path, ())
             if routes:
-                return found in routes or not any(has_access_rules(route) for route in routes)
+                return found in routes or not any(is_guarded(route) for route in routes)
             if not path:
                 return True
             path = path[: path.rfind("/")]
@@ -169,14 +174,20 @@ class ShutPaths:
 
 def shut_paths(prefixes: Mapping[str, Route]) -> ShutPaths | None:
     """The paths to watch of a host with these Routes by prefix; None if there is nothing to walk around."""
-    if any(prefix and has_access_rules(route) for prefix, route in prefixes.items()):
+    if any(prefix and is_guarded(route) for prefix, route in prefixes.items()):
         return ShutPaths(prefixes.values())
     return None
 
 
-def has_access_rules(route: Route) -> bool:
-    """Whether not everybody may come in."""
-    return route.policy is not NO_POLICY and route.policy.access != ALL_WELCOME
+def is_guarded(route: Route) -> bool:
+    """Whether not everybody may come in, with whatever, at any time."""
+    policy = route.policy
+    return policy is not NO_POLICY and (
+        policy.access != ALL_WELCOME
+        or policy.rate_limit is not None
+        or policy.request_body_limit is not None
+        or policy.paused is not None
+    )
 
 
 def covered(request: Any, host: str) -> bool:
