@@ -12,12 +12,13 @@ from random import getrandbits
 
 from .headers import Network, OutgoingRequest, Peer, prepare_request
 from .limits import DEFAULTS, Limits
-from .messages import Headers, RequestHead, field_lines
+from .messages import RequestHead, field_lines
 
 # A later version may have more behind it; ff is none (Trace Context, 3.2.2).
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
 )
+_OURS = frozenset((b"traceparent", b"tracestate"))
 _HEX_ID = re.compile(rb"(?!0{32})[0-9a-f]{32}")
 
 
@@ -44,16 +45,13 @@ def is_traceparent(value: bytes) -> bool:
 
 def _begin_trace(request: OutgoingRequest) -> None:
     """Begin a trace, and drop what belongs to one that cannot be read (Trace Context, 3.3.1.1)."""
-    kept: Headers = request.headers
-    theirs = [field for field in kept if field[0].lower() in (b"traceparent", b"tracestate")]
-    if theirs:
-        # What the client sent stands first in the lines, and ours behind it.
-        ours = request.lines[len(field_lines(kept)) :]
-        kept = [field for field in kept if field not in theirs]
-        request.lines = field_lines(kept) + ours
-    field = (b"traceparent", b"00-%b-%016x-01" % (trace_id(request.request_id), getrandbits(64) or 1))
-    request.headers = [*kept, field]
-    request.lines += b"%b: %b\r\n" % field
+    # What the client sent stands first in the lines, and ours behind it.
+    ours = request.lines[len(field_lines(request.headers)) :]
+    kept = [field for field in request.headers if field[0].lower() not in _OURS]
+    span = getrandbits(64) or 1
+    kept.append((b"traceparent", b"00-%b-%016x-01" % (trace_id(request.request_id), span)))
+    request.headers = kept
+    request.lines = field_lines(kept) + ours
 
 
 def trace_id(request_id: bytes) -> bytes:
