@@ -185,6 +185,7 @@ class ProxyService(Service):
             self.registry,
             accounts,
             self.client_address,
+            services=self.resource.choose,
             edge=self._edge_view() if self.settings.edge else None,
             local_root=self.certificates.local_root if self.settings.edge else None,
             issuing=self.issuing,

@@ -24,7 +24,7 @@ from ..interfaces import IRegistry, Issuing, IStore
 from ..password_work import InThread
 from ..records import BUILT_IN_SLUGS
 from .accounts import Accounts, open_accounts
-from .explain import EdgeView
+from .explain import Choose, EdgeView
 from .exposition import MetricSources
 from .json_resource import BuiltInService, ClientAddress, peer_address
 from .proxy_svc import LocalRoot, proxy_operations
@@ -41,6 +41,7 @@ def built_in_services(
     accounts: Accounts,
     client_address: ClientAddress = peer_address,
     *,
+    services: Choose | None = None,
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
@@ -51,10 +52,11 @@ def built_in_services(
 ) -> dict[bytes, BuiltInService]:
     """The resource of each built-in service, by its slug; put them below the root.
 
-    `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `edge` and
-    `local_root` (the local authority's certificate in PEM) are None where there is no edge, and `issuing`
-    where no certificates are ordered, `metrics` where nothing is counted, and `purge`, which forgets what is
-    cached, where nothing is; `seconds` is the reactor's clock; `in_thread` runs what takes long.
+    `client_address` tells whom to throttle: behind a trusted proxy that is not the peer. `services` is what
+    the service side does with a request, if that is more than the registry says. `edge` and `local_root` (the
+    local authority's certificate in PEM) are None where there is no edge, `issuing` where no certificates are
+    ordered, `metrics` where nothing is counted, and `purge`, which forgets answers, where none are cached.
+    `seconds` is the reactor's clock; `in_thread` runs what takes long.
     """
     tables = (
         user_operations(accounts),
@@ -62,6 +64,7 @@ def built_in_services(
         proxy_operations(
             store,
             registry,
+            services=services,
             edge=edge,
             local_root=local_root,
             issuing=issuing,

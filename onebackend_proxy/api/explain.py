@@ -13,25 +13,29 @@ from urllib.parse import quote
 
 import attrs
 
-from ..addresses import DEFAULT_PORTS
+from ..addresses import DEFAULT_PORTS, service_of
 from ..balancing import EndpointState, Upstream
+from ..desk.exchange import Paused
+from ..desk.guard import Guard
 from ..errors import BadRequest, NotFound, ProxyError
+from ..exchange import Destination
 from ..headers import OutgoingRequest, Peer, prepare_request
 from ..interfaces import IRegistry, IStore, Published
 from ..messages import Answer as OwnAnswer
 from ..messages import RequestHead
-from ..records import BUILT_IN_SLUGS, Certificate, Redirect, Route
+from ..records import BUILT_IN_SLUGS, NO_POLICY, Certificate, Redirect, Route
 from ..routing import RouteTable, canonical_id, edge_path, redirect_location, service_slug
 from ..units import shown_seconds
 from .echo import bounded
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_VIEW, require
+from .policy import policy_json
 from .shapes import Json, redirect_json, rfc3339, route_json
 
 MAX_URL = 8192
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
-Choose = Callable[[OutgoingRequest], Upstream | OwnAnswer | None]
+Choose = Callable[[OutgoingRequest], Upstream | Destination | OwnAnswer | None]
 """What a port does with a request; it raises the `errors.ProxyError` that is answered instead."""
 
 
@@ -68,7 +72,7 @@ class Asked:
 
     def request(self, secure: bool) -> OutgoingRequest:
         """The request of a client; raises the `errors.ProxyError` for one that is answered with an error."""
-        head = RequestHead(b"GET", self.target, [(b"Host", self.host.encode("ascii"))])
+        head = RequestHead(b"GET", self.target, [(b"Host", (self.host or "localhost").encode("ascii"))])
         peer = Peer(b"127.0.0.1", scheme=b"https" if secure else b"http")
         return prepare_request(head, peer, b"explain")
 
@@ -133,16 +137,26 @@ def _outcome(choose: Choose, asked: Asked, secure: bool, now: float) -> Json:
     """The answer of one port, None where it relays; then with the upstream."""
     try:
         chosen = choose(asked.request(secure))
+        if isinstance(chosen, Guard):
+            # What depends on who asks, or how often, is not asked: the rules are shown with the match.
+            chosen = _behind(chosen)
     except ProxyError as error:
         return {"answer": _error_json(error)}
     if isinstance(chosen, Upstream):
         return {"answer": None, "upstream": _upstream_json(chosen, now)}
-    if chosen is None:
+    if not isinstance(chosen, OwnAnswer):
         # One of the built-in services.
         return {"answer": None}
     told: Json = {"status": chosen.status}
     locations = [value for name, value in chosen.headers if name.lower() == b"location"]
     return {"answer": {**told, "location": locations[0].decode("latin-1")} if locations else told}
+
+
+def _behind(guard: Guard) -> Upstream | None:
+    """What a guard lets requests go to, None for a built-in service; raises what all are answered with."""
+    if guard.paused is not None:
+        raise Paused(guard.paused.message, guard.paused.retry_after)
+    return None if service_of(guard.route.target) in BUILT_IN_SLUGS else guard.upstream()
 
 
 def _unserved(asked: Asked, path: str, redirects: Sequence[Redirect], routes: Sequence[Route]) -> Json | None:
@@ -159,8 +173,8 @@ def _error_json(error: ProxyError) -> Json:
     return {"status": error.status, "error": str(error)}
 
 
-def explain_service(asked: Asked, registry: IRegistry, now: float) -> Json:
-    """What becomes of a request for a path on the service side."""
+def explain_service(asked: Asked, choose: Choose, published: Published, now: float) -> Json:
+    """What becomes of a request for a path on the service side, which `choose` is."""
     told: Json = {"url": asked.url, "match": None, "lost": []}
     try:
         slug = service_slug(asked.target.partition(b"?")[0]).decode("ascii")
@@ -168,11 +182,25 @@ def explain_service(asked: Asked, registry: IRegistry, now: float) -> Json:
         return {**told, "answer": _error_json(error)}
     if slug in BUILT_IN_SLUGS:
         return {**told, "match": {"kind": "built-in service", "id": slug}, "answer": None}
-    upstream = registry.lookup(slug)
-    if upstream is None:
-        return {**told, "answer": _error_json(NotFound(f"no service {slug!r} is registered"))}
-    match = {"kind": "service", "id": slug}
-    return {**told, "match": match, "answer": None, "upstream": _upstream_json(upstream, now)}
+    outcome = _outcome(choose, asked, False, now)
+    entry = published.routes.get(f"/{slug}")
+    if entry is not None or "upstream" in outcome:
+        policy = NO_POLICY if entry is None else entry.policy
+        told["match"] = {"kind": "service", "id": slug, **policy_json(policy)}
+    return {**told, **outcome}
+
+
+def registered(registry: IRegistry) -> Choose:
+    """The service side as far as the registry knows it: without the Routes of services."""
+
+    def choose(request: OutgoingRequest) -> Upstream:
+        slug = service_slug(request.target.partition(b"?")[0]).decode("ascii")
+        upstream = registry.lookup(slug)
+        if upstream is None:
+            raise NotFound(f"no service {slug!r} is registered")
+        return upstream
+
+    return choose
 
 
 def _matched(redirects: Sequence[Redirect], routes: Sequence[Route]) -> Json:
@@ -245,9 +273,12 @@ class ExplainBody:
 
 
 def explain_operation(
-    store: IStore, registry: IRegistry, edge: EdgeView | None, seconds: Callable[[], float]
+    store: IStore, services: Choose, edge: EdgeView | None, seconds: Callable[[], float]
 ) -> Operation:
-    """The call that explains; where there is no edge, Routes and Redirects are read from `store`."""
+    """The call that explains; where there is no edge, Routes and Redirects are read from `store`.
+
+    `services` is what the service side does with a request.
+    """
 
     async def published() -> Published:
         if edge is not None:
@@ -262,7 +293,7 @@ def explain_operation(
         except ValueError as error:
             raise BadRequest(f"url: {bounded(str(error))}") from None
         if not asked.host:
-            return Answer(200, explain_service(asked, registry, seconds()))
+            return Answer(200, explain_service(asked, services, await published(), seconds()))
         return Answer(200, explain(asked, await published(), edge, seconds()))
 
     return Operation(b"POST", ("explain",), run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NewType
+from typing import Any
 
 import attrs
 
@@ -38,9 +38,6 @@ from .validation import Seconds, add_rules, part, wrong
 
 MAX_COPIED = 100
 """Header fields that forwardAuth may copy."""
-
-PauseOrNone = NewType("PauseOrNone", object)
-"""A `records.Pause`, from ``true`` or an object; None from ``false``."""
 
 
 @attrs.frozen
@@ -168,7 +165,7 @@ def _pause(value: object) -> Pause | None:
     return part(PauseInput, value).record()
 
 
-add_rules({PauseOrNone: _pause})
+add_rules({Pause: _pause})
 
 
 @attrs.frozen(kw_only=True)
@@ -184,7 +181,7 @@ class PolicyInput:
     cache: bool | None = None
     error_pages: ErrorPages | None = None
     intercept_errors: bool | None = None
-    paused: PauseOrNone | None = None
+    paused: Pause | None = None
 
     def policy(self) -> Policy:
         """What is kept."""
@@ -198,7 +195,7 @@ class PolicyInput:
             cache=bool(self.cache),
             error_pages=tuple((self.error_pages or {}).items()),
             intercept_errors=bool(self.intercept_errors),
-            paused=self.paused if isinstance(self.paused, Pause) else None,
+            paused=self.paused,
         )
 
 

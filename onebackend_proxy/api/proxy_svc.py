@@ -14,7 +14,7 @@ from ..password_work import InThread
 from ..records import Redirect, Route
 from .certs import certificates
 from .collection import Collection, collection_operations, read_body
-from .explain import EdgeView, explain_operation
+from .explain import Choose, EdgeView, explain_operation, registered
 from .exposition import MetricSources
 from .issuances import issuing_operations
 from .json_resource import Answer, Call, Operation
@@ -90,6 +90,7 @@ def proxy_operations(
     store: IStore,
     registry: IRegistry,
     *,
+    services: Choose | None = None,
     edge: EdgeView | None = None,
     local_root: LocalRoot | None = None,
     issuing: Issuing | None = None,
@@ -100,8 +101,9 @@ def proxy_operations(
 ) -> list[Operation]:
     """The calls of proxy-svc over `store`.
 
-    `edge` and `local_root` are None where there is no edge, `issuing` where no certificates are ordered,
-    `metrics` where nothing is counted, `purge` where nothing is cached.
+    `services` is what the service side does with a request: without it, what the registry says. `edge` and
+    `local_root` are None where there is no edge, `issuing` where no certificates are ordered, `metrics` where
+    nothing is counted, `purge` where nothing is cached.
     """
 
     def routed(name: str) -> bool:
@@ -114,7 +116,7 @@ def proxy_operations(
         *pausing_operations(store, registry),
         purge_operation(store, purge),
         *issuing_operations(issuing),
-        explain_operation(store, registry, edge, seconds),
+        explain_operation(store, services or registered(registry), edge, seconds),
         _local_authority(local_root),
         *([metrics_operation(metrics, in_thread)] if metrics is not None else []),
     ]

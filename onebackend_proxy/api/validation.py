@@ -315,7 +315,7 @@ def part(kind: type[T], value: object) -> T:
     return _CONVERTER.structure(value, kind)
 
 
-def each_entry(value: object, check_name: Rule, check: Rule) -> dict[Any, Any]:
+def each_entry(value: object, check_name: Callable[[object], str], check: Rule) -> dict[str, Any]:
     """For a rule: an object whose fields have names of the client's choice, and values of one kind.
 
     What is wrong with a value is reported by its name.
@@ -324,7 +324,7 @@ def each_entry(value: object, check_name: Rule, check: Rule) -> dict[Any, Any]:
         raise ValueError("expected an object")
     if len(value) > MAX_ITEMS:
         raise ValueError(f"has more than {MAX_ITEMS} fields")
-    made: dict[Any, Any] = {}
+    made: dict[str, Any] = {}
     wrong_values: list[Exception] = []
     for name, item in value.items():
         key = check_name(name)

@@ -10,6 +10,7 @@ import click
 
 from onebackend_proxy.cli.certs import moment
 from onebackend_proxy.cli.client import one_line
+from onebackend_proxy.cli.policy_words import policy_words
 from onebackend_proxy.cli.rules import target_of
 from onebackend_proxy.cli.shell import AliasedCommand, Settings, items_of, pass_settings, text_of
 
@@ -38,6 +39,8 @@ def explained(told: Mapping[str, Any]) -> str:
     lines.append(("match", _rule(match) if match else "no redirect, route or service matches"))
     for loser in items_of(told, "lost"):
         lines.append(("", f"not {_rule(loser)}: {text_of(loser, 'why')}"))
+    policy = policy_words(match)
+    lines += zip(["policy", *[""] * len(policy)], policy, strict=False)
     unshown = "certificate" in told and not told["certificate"] and text_of(told, "url").startswith("https:")
     answer = "none: the TLS handshake is refused" if unshown else _answer(told.get("answer"), match)
     lines.append(("answer", answer))

@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from onebackend_proxy.cli.accounts import login, logout, register, token, users, whoami
+from onebackend_proxy.cli.cache import cache
 from onebackend_proxy.cli.calls import CALLS
 from onebackend_proxy.cli.certs import certs
 from onebackend_proxy.cli.client import Refusal
 from onebackend_proxy.cli.demo import demo
 from onebackend_proxy.cli.environments import environments
 from onebackend_proxy.cli.explain import explain
+from onebackend_proxy.cli.hashing import hash_password
 from onebackend_proxy.cli.instances import instances
 from onebackend_proxy.cli.rules import redirects, routes
 from onebackend_proxy.cli.shell import AliasedGroup, warn
@@ -91,8 +93,20 @@ def cli() -> None:
     """
 
 
-_GROUPS = (users, routes, redirects, certs, instances, environments)
-for _command in (login, logout, whoami, token, register, *_GROUPS, explain, trust, *CALLS, demo):
+_GROUPS = (users, routes, redirects, cache, certs, instances, environments)
+for _command in (
+    login,
+    logout,
+    whoami,
+    token,
+    register,
+    *_GROUPS,
+    hash_password,
+    explain,
+    trust,
+    *CALLS,
+    demo,
+):
     cli.add_command(_command)
 
 

@@ -35,8 +35,10 @@ class Kind:
 
 
 def target_of(item: Mapping[str, Any]) -> str:
-    """Return where a route or a redirect leads: its target, or the URLs of several."""
+    """Return where a route or a redirect leads: its target, the URLs of several, or a service's instances."""
     several = items_of(item, "targets")
+    if text_of(item, "id").startswith("/"):
+        return "(registry)"
     return ", ".join(text_of(target, "url") for target in several) if several else text_of(item, "target")
 
 
@@ -135,6 +137,30 @@ def save_redirects(
     """Save redirects from YAML or JSON, all or none, or one from --id and --target."""
     item = {"id": id_, "target": target, "statusCode": status_code}
     _save(settings, REDIRECTS, _items(REDIRECTS, files, item, "--id and --target"))
+
+
+@routes.command("pause")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--retry-after", metavar="TIME", help="When clients may come again, such as 5m; 1m by default.")
+@click.option("--message", metavar="TEXT", help="What the page says.")
+@pass_settings
+def pause(settings: Settings, ids: tuple[str, ...], retry_after: str | None, message: str | None) -> None:
+    """Answer 503 for these routes, or for services (/SLUG), until they are resumed."""
+    given = {"retryAfter": retry_after, "message": message}
+    _turn(settings, "pause", ids, {name: value for name, value in given.items() if value is not None})
+
+
+@routes.command("resume")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@pass_settings
+def resume(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Serve these routes, or services (/SLUG), again."""
+    _turn(settings, "resume", ids, {})
+
+
+def _turn(settings: Settings, verb: str, ids: Sequence[str], more: dict[str, str]) -> None:
+    answer = settings.session().call("POST", f"{ROUTES.path}/{verb}", {"ids": list(ids), **more})
+    settings.show(answer, "\n".join(f"{verb}d {one}" for one in ids))
 
 
 def _add_list_and_delete(group: AliasedGroup, kind: Kind) -> None:

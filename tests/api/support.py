@@ -65,6 +65,7 @@ class Api:
         self,
         store: Any = None,
         *,
+        services: Any = None,
         edge: Any = None,
         local_root: Any = None,
         issuing: Any = None,
@@ -80,18 +81,19 @@ class Api:
         self.accounts = Accounts(self.store, issuer, work, self.clock.seconds, **in_use, **options)
         self.address = "192.0.2.1"
         self.root = Resource()
-        services = built_in_services(
+        built_in = built_in_services(
             self.store,
             self.registry,
             self.accounts,
             lambda _request: self.address,
+            services=services,
             edge=edge,
             local_root=local_root,
             issuing=issuing,
             seconds=self.clock.seconds,
             in_thread=in_thread,
         )
-        for slug, resource in services.items():
+        for slug, resource in built_in.items():
             self.root.putChild(slug, resource)
         self.treq: Any = StubTreq(self.root)
 

@@ -16,10 +16,11 @@ from twisted.web.resource import Resource
 from onebackend_proxy.addresses import parse_target
 from onebackend_proxy.api.explain import EdgeView, explain, read_url
 from onebackend_proxy.balancing import Balance, EndpointState, Health, Timeouts, Upstream
+from onebackend_proxy.desk.guard import Guard
 from onebackend_proxy.downstream.edge import EdgeResource, PlainEdge
 from onebackend_proxy.errors import Unavailable
 from onebackend_proxy.interfaces import Published
-from onebackend_proxy.records import Certificate, Redirect, Route
+from onebackend_proxy.records import Access, Certificate, Pause, Policy, RateLimit, Redirect, Route
 from onebackend_proxy.routing import RouteTable
 
 from ..properties import PROPERTY
@@ -174,6 +175,47 @@ def test_a_service_without_instances():
     assert "upstream" not in found
 
 
+def guarded(route: Route, upstream: Any = None) -> dict[str, Any]:
+    edge = Edge()
+
+    def never() -> Any:
+        raise AssertionError("a built-in service has no upstream")
+
+    guard = Guard(route, upstream or never, paused=route.policy.paused)
+    edge.published = attrs.evolve(edge.published, routes=RouteTable([route]))
+    edge.view = attrs.evolve(edge.view, https=lambda request: guard)
+    return told("guarded.com", edge)
+
+
+def test_a_policy_is_told_with_the_match_and_nobody_is_let_in_or_counted():
+    policy = Policy(access=Access(deny=("0.0.0.0/0",)), rate_limit=RateLimit(1), compress=True)
+    edge = Edge()
+    found = guarded(
+        Route("guarded.com", "http://a", policy=policy), lambda: edge.upstream_of(Route("a", "http://a"))
+    )
+    assert found["match"] == {
+        "kind": "route",
+        "id": "guarded.com",
+        "target": "http://a",
+        "access": {"deny": ["0.0.0.0/0"]},
+        "rateLimit": {"requests": 1, "per": "1s", "by": "ip"},
+        "compress": True,
+    }
+    assert found["answer"] is None and len(found["upstream"]["endpoints"]) == 2
+
+
+def test_a_paused_route_is_not_served():
+    pause = Pause(300, "back soon")
+    found = guarded(Route("guarded.com", "http://a", policy=Policy(paused=pause)))
+    assert found["answer"] == {"status": 503, "error": "back soon"}
+    assert "upstream" not in found
+
+
+def test_a_built_in_service_behind_a_policy():
+    found = guarded(Route("guarded.com", "service:user-svc", policy=Policy(compress=True)))
+    assert found["answer"] is None and "upstream" not in found
+
+
 def test_an_address_as_the_host():
     edge = Edge()
     assert told("https://[::0:1]:8443/", edge)["match"]["id"] == "[::1]"
@@ -301,6 +343,24 @@ class OverTheApiTests(TestCase):
         found = self.explain("/nobody").json
         self.assertEqual(found["answer"], {"status": 404, "error": "no service 'nobody' is registered"})
         self.assertEqual(self.explain("/a/../b").json["answer"]["status"], 400)
+
+    def test_services_with_entries(self):
+        self.make()
+        instance = {"url": "http://10.0.0.1:81", "slug": "shop-svc"}
+        self.do(self.api.call("PUT", "/registry-svc/instance", instance, token=self.admin))
+        entry = Route("/shop-svc", policy=Policy(compress=True))
+        self.successResultOf(self.api.store.save_routes([entry, Route("/gone")]))
+        found = self.explain("/shop-svc/x").json
+        self.assertEqual(found["match"], {"kind": "service", "id": "shop-svc", "compress": True})
+        self.assertEqual(len(found["upstream"]["endpoints"]), 1)
+        found = self.explain("/gone").json
+        self.assertEqual(found["match"], {"kind": "service", "id": "gone"})
+        self.assertEqual(found["answer"]["status"], 404)
+
+    def test_the_service_side_says_it(self):
+        guard = Guard(Route("/shop-svc"), lambda: Upstream("x", ()), paused=Pause(message="not now"))
+        self.make(services=lambda request: guard)
+        self.assertEqual(self.explain("/shop-svc/x").json["answer"], {"status": 503, "error": "not now"})
 
     def test_errors(self):
         self.make()

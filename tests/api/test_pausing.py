@@ -112,7 +112,7 @@ class PausingTests(OverTheApi):
 class PurgingTests(OverTheApi):
     def setUp(self):
         super().setUp()
-        self.purged = []
+        self.purged: list[str | None] = []
 
         def purge(route_id):
             self.purged.append(route_id)

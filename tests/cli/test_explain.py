@@ -75,6 +75,60 @@ def test_a_route_in_words_and_as_json(admin: Oo, api: FakeApi) -> None:
     assert json.loads(admin.ok("explain", "x.com", "--json")) == ROUTE
 
 
+POLICY = {
+    "stripPrefix": True,
+    "access": {
+        "allow": ["10.0.0.0/8", "127.0.0.1/32"],
+        "deny": ["10.6.6.6/32"],
+        "basicAuth": [{"user": "ada", "passwordHash": "secret"}, {"user": "bob", "passwordHash": "secret"}],
+        "forwardAuth": {"url": "http://auth/check", "copyHeaders": ["X-User", "X-Role"]},
+    },
+    "rateLimit": {"requests": 100, "per": "1s", "by": "ip", "burst": 0},
+    "requestBodyLimit": "0",
+    "headers": {
+        "request": {"set": {"X-Api-Key": "secret", "Host": "x"}, "remove": ["Cookie"]},
+        "response": {"remove": ["Server", "X-Powered-By"]},
+    },
+    "cache": True,
+    "errorPages": {"503": "<p>", "5xx": "<p>"},
+    "interceptErrors": True,
+    "paused": {"retryAfter": "5m", "message": "back\nsoon"},
+}
+POLICY_IN_WORDS = """\
+policy         paused, Retry-After 5m: back soon
+               allow 10.0.0.0/8, 127.0.0.1/32
+               deny 10.6.6.6/32
+               basicAuth for ada, bob
+               forwardAuth asks http://auth/check, copies X-User, X-Role
+               rateLimit 100 in 1s by ip, burst 0
+               requestBodyLimit 0
+               request headers: set X-Api-Key, Host; remove Cookie
+               response headers: remove Server, X-Powered-By
+               errorPages for 503, 5xx
+               stripPrefix, cache, interceptErrors
+answer         the service's"""
+
+
+def test_a_policy_in_words_without_its_secrets(admin: Oo, api: FakeApi) -> None:
+    told = {"match": {"kind": "route", "id": "x.com/app", "target": "http://a", **POLICY}, "answer": None}
+    [match, *lines] = shown(admin, api, told)
+    assert match == "match          route x.com/app -> http://a"
+    assert "\n".join(lines) == POLICY_IN_WORDS
+
+
+def test_a_part_of_a_policy(admin: Oo, api: FakeApi) -> None:
+    policy: dict[str, object] = {"rateLimit": {"requests": 1, "per": "1m", "by": "route"}}
+    policy |= {"access": {"forwardAuth": {"url": "auth"}}, "paused": {"retryAfter": "1m"}}
+    told = {"match": {"kind": "service", "id": "a", **policy}, "answer": None}
+    assert shown(admin, api, told) == [
+        "match          service a",
+        "policy         paused, Retry-After 1m",
+        "               forwardAuth asks auth",
+        "               rateLimit 1 in 1m by route",
+        "answer         the service's",
+    ]
+
+
 def test_nothing_matches(admin: Oo, api: FakeApi) -> None:
     told = {
         "url": "https://x.com/",

@@ -145,6 +145,11 @@ def test_the_servers_index_becomes_file_and_item(admin: Oo, api: FakeApi, tmp_pa
         ("routes[2].target: no host", f"{many}: routes[1].target: no host"),
         ("routes[2].id: same as routes[1].id", f"{many}: routes[1].id: same as {many}: routes[0].id"),
         ("routes[2].targets[1].weight: is 0", f"{many}: routes[1].targets[1].weight: is 0"),
+        (
+            "routes[2].headers.request.set.X-!#$%&'*+.^`|~: bad; routes[1].access.allow[0]",
+            f"{many}: routes[1].headers.request.set.X-!#$%&'*+.^`|~: bad; {many}: routes[0].access.allow[0]",
+        ),
+        ("routes[0].errorPages.503: bad", f"{one}: errorPages.503: bad"),
         ("routes[9].id: what?", "routes[9].id: what?"),
         ("something else", "something else"),
     ):
@@ -168,3 +173,33 @@ def test_more_than_one_save_takes(admin: Oo, api: FakeApi) -> None:
 def test_save_from_standard_input(admin: Oo, api: FakeApi) -> None:
     admin.ok("routes", "save", "-", input="id: a.com\ntarget: http://a\n")
     assert api.routes == [{"id": "a.com", "target": "http://a"}]
+
+
+def test_an_entry_of_a_service(admin: Oo, api: FakeApi, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text("id: /shop-svc\nrateLimit: {requests: 5}\n")
+    assert admin.ok("routes", "save", str(file)) == "saved /shop-svc -> (registry)\n"
+    api.routes.append(ONE)
+    assert admin.ok("routes", "list") == (
+        "ROUTE ID                    TARGET\n"
+        "/shop-svc                   (registry)\n"
+        "singulatron.com             http://frontend:8080\n"
+    )
+
+
+def test_pause_and_resume(admin: Oo, api: FakeApi) -> None:
+    api.script("POST", "/proxy-svc/routes/pause", 200, {"ids": ["a.com", "/shop-svc"]})
+    words = ("routes", "pause", "A.com", "/shop-svc", "--retry-after", "5m", "--message", "back soon")
+    assert admin.ok(*words) == "paused A.com\npaused /shop-svc\n"
+    assert api.seen[-1].body == {"ids": ["A.com", "/shop-svc"], "retryAfter": "5m", "message": "back soon"}
+    api.script("POST", "/proxy-svc/routes/pause", 200, {"ids": ["a.com"]})
+    assert json.loads(admin.ok("r", "pause", "a.com", "--json")) == {"ids": ["a.com"]}
+    assert api.seen[-1].body == {"ids": ["a.com"]}
+    api.script("POST", "/proxy-svc/routes/resume", 200, {"ids": ["a.com"]})
+    assert admin.ok("routes", "resume", "a.com") == "resumed a.com\n"
+    assert api.seen[-1].body == {"ids": ["a.com"]}
+    api.script("POST", "/proxy-svc/routes/pause", 404, {"error": "no such route: b.com"})
+    assert admin.refused("routes", "pause", "b.com") == "no such route: b.com"
+    for verb in ("pause", "resume"):
+        assert "Missing argument" in admin.refused("routes", verb, code=2)
+        assert "No such command" in admin.refused("redirects", verb, "a.com", code=2)
