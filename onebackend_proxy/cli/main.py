@@ -94,19 +94,8 @@ def cli() -> None:
 
 
 _GROUPS = (users, routes, redirects, cache, certs, instances, environments)
-for _command in (
-    login,
-    logout,
-    whoami,
-    token,
-    register,
-    *_GROUPS,
-    hash_password,
-    explain,
-    trust,
-    *CALLS,
-    demo,
-):
+_ACCOUNTS = (login, logout, whoami, token, register)
+for _command in (*_ACCOUNTS, *_GROUPS, hash_password, explain, trust, *CALLS, demo):
     cli.add_command(_command)
 
 
