@@ -168,24 +168,30 @@ def _unmatched(prefix: bytes, path: bytes, raw: bytes) -> bytes:
 
 def stripped_target(prefix: bytes, target: bytes) -> bytes:
     """A request target without the path prefix of the Route that it matches: what is left, byte for byte."""
+    size = len(prefix)
+    if target.startswith(prefix) and target[size : size + 1] == b"/" and not _NOT_PLAIN.search(target):
+        return target[size:]
     raw, question, query = target.partition(b"?")
     rest = _unmatched(prefix, edge_path(target).encode("latin-1"), raw)
     return (rest or b"/") + question + query
 
 
+_NOT_PLAIN = re.compile(rb"//|[%.\\]")
 _LENIENT = re.compile(rb"[^?]*?(?:[A-Z%;\\]|\.(?:[/?]|\Z))")
 _FOLDED_END = re.compile(rb"[. ]+(?=/|\Z)")
+
+
+def reads_in_other_ways(target: bytes) -> bool:
+    """Whether a request target may be another path to a backend with few scruples: see `lenient_paths`."""
+    return _LENIENT.match(target) is not None
 
 
 def lenient_paths(target: bytes) -> tuple[str, ...]:
     """The paths that backends with few scruples may see in a request target, in lower case.
 
     They take ``%2F`` and ``\\`` for slashes, leave away what begins with ``;`` (RFC 3986, 3.3), dots and
-    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``. There
-    are none where they see what everybody does.
+    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``.
     """
-    if not _LENIENT.match(target):
-        return ()
     path = target.partition(b"?")[0]
     seen = unquote_to_bytes(path).partition(b"\0")[0].replace(b"\\", b"/")
     both = (seen, _PARAMETERS.sub(b"", seen))

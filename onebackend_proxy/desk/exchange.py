@@ -14,8 +14,8 @@ from ..errors import ContentTooLarge, NotPermitted, ProxyError, TooManyRequests,
 from ..exchange import Exchange, Exchanges, State
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
-from ..messages import NO_BODY, Headers, ResponseHead
-from ..policies.editing import values_of, without_lines
+from ..messages import NO_BODY, Headers, ResponseHead, field_lines
+from ..policies.editing import Values, without_lines
 from ..policies.rate import rate_fields
 from ..routing import stripped_target
 from .filters import Filter
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class GuardedExchange(Exchange):
     """An exchange of a Route with a policy, or of such a service.
 
-    Others may keep it waiting (`wait`), answer in the place of an upstream (`answer`, `answer_from`), or let it
-    go there (`go_upstream`).
+    Others may keep it waiting (`wait`), answer in the place of an upstream (`answer`, `answer_from`), or let
+    it go there (`go_upstream`).
     """
 
     _cancel_wait: Callable[[], None] | None = None
@@ -43,7 +43,7 @@ class GuardedExchange(Exchange):
         self.fields: Headers = []
         """What is added to the answer, whoever makes it."""
         self.asked_target = request.target
-        """The target as the client sent it."""
+        """The target as the client sent it; the request's own is what the service gets."""
         if guard.body_limit is not None and not self._request_done:
             self._body_limit = guard.body_limit
         outlet: Downstream = Outlet(downstream, self)
@@ -54,10 +54,9 @@ class GuardedExchange(Exchange):
             outlet = Compressing(outlet, request)
         self._downstream = outlet
 
-    @property
-    def values(self) -> dict[str, str]:
-        """What placeholders stand for."""
-        return values_of(self.request, self.user)
+    def values(self, **more: str) -> Values:
+        """What placeholders stand for, and what else is said."""
+        return Values(self.request, self.user, **more)
 
     # Coming in.
 
@@ -152,29 +151,25 @@ class GuardedExchange(Exchange):
             self.go_upstream()
 
     def _edit_request(self) -> None:
+        """In place: the request is this exchange's own."""
         guard = self.guard
         request = self.request
-        target, host, headers, lines = request.target, request.host, request.headers, request.lines
-        if guard.prefix and target != b"*":
-            target = stripped_target(guard.prefix, target)
-            lines += b"X-Forwarded-Prefix: %b\r\n" % guard.prefix
+        if guard.prefix and request.target != b"*":
+            request.target = stripped_target(guard.prefix, request.target)
+            request.lines += guard.prefix_line
         edits = guard.request_edits
         if edits is not None:
-            values = {} if edits.constant else self.values
-            headers = edits.applied(headers, values)
-            lines = edits.lines(lines, values)
-            if edits.host is not None:
-                host = edits.host.filled(values).encode("latin-1", "replace") or host
-        self.request = attrs.evolve(request, target=target, host=host, headers=headers, lines=lines)
+            values = self.values()
+            host = edits.host.filled(values) if edits.host is not None else ""
+            request.headers, request.lines = edits.applied(request.headers, request.lines, values)
+            if host:
+                request.host = host.encode("ascii", "replace")
 
     def change_request(self, without: frozenset[bytes], added: Headers) -> None:
         """Take fields (names in lower case) out of what goes upstream, and put others in."""
         request = self.request
-        headers = [field for field in request.headers if field[0].lower() not in without] + added
-        lines = without_lines(request.lines, without)
-        for name, value in added:
-            lines += b"%b: %b\r\n" % (name, value)
-        self.request = attrs.evolve(request, headers=headers, lines=lines)
+        request.headers = [field for field in request.headers if field[0].lower() not in without] + added
+        request.lines = without_lines(request.lines, without) + field_lines(added)
 
     # What it may wait for.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,14 @@ from ..interfaces import Downstream
 from ..messages import Headers, ResponseHead
 from ..password_work import PasswordWork
 from ..policies.access import AddressRules
-from ..policies.editing import Edits, ErrorPages
+from ..policies.editing import Edits, ErrorPages, Values
 from ..policies.rate import RateLimiter, RateTable
 from ..records import NO_POLICY, Access, Pause, Route
 from ..routing import RouteTable
 from .basic import BasicAuth
 from .exchange import GuardedExchange
 from .forward import ForwardedAuth
-from .outlet import with_headers
+from .outlet import with_edits
 
 if TYPE_CHECKING:
     from .caching import RouteCache
@@ -58,12 +59,14 @@ class Guard:
     intercepts: bool = False
     nowhere: Upstream = attrs.field(init=False, repr=False)
     """The upstream of an exchange that has none yet: nothing but the Route's name."""
+    prefix_line: bytes = attrs.field(init=False, repr=False)
     challenge: Headers = attrs.field(init=False, repr=False)
     """What is said to somebody without a password (RFC 7617)."""
     _edited: tuple[ResponseHead, ResponseHead] | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.nowhere = Upstream(self.route.id, ())
+        self.prefix_line = b"X-Forwarded-Prefix: %b\r\n" % self.prefix
         realm = self.route.id.encode("ascii", "replace")
         self.challenge = [(b"WWW-Authenticate", b'Basic realm="%b", charset="UTF-8"' % realm)]
 
@@ -73,13 +76,13 @@ class Guard:
         """See `exchange.Destination`."""
         return GuardedExchange(exchanges, downstream, request, self)
 
-    def edited(self, head: ResponseHead) -> ResponseHead:
+    def edited(self, head: ResponseHead, values: Values) -> ResponseHead:
         """An answer's head with the edits that are the same for all; a head that comes again is known."""
         known = self._edited
         if known is not None and known[0] is head:
             return known[1]
         assert self.response_edits is not None
-        edited = with_headers(head, self.response_edits.applied(head.headers, {}))
+        edited = with_edits(head, self.response_edits, values)
         self._edited = head, edited
         return edited
 
@@ -154,7 +157,7 @@ class Guards:
             basic = BasicAuth(access.basic_auth, self.passwords) if access.basic_auth else None
         return Guard(
             route,
-            lambda: self._upstream(route),
+            functools.partial(self._upstream, route),
             paused=policy.paused,
             addresses=AddressRules(access.allow, access.deny) if access.allow or access.deny else None,
             limiter=limiter,

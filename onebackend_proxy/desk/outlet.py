@@ -1,19 +1,16 @@
-"""The last filter before the client: what the operator changes in answers, and pages in the place of errors."""
+"""The last filter before the client: what the operator changes in answers, and pages in place of errors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from ..interfaces import Downstream
-from ..messages import Answer, Headers, ResponseHead, own_answer, refusal
+from ..messages import Answer, Headers, ResponseHead, field_lines, own_answer, refusal
+from ..policies.editing import Edits, Values
 from .filters import Filter
 
 if TYPE_CHECKING:
     from .exchange import GuardedExchange
-
-NOTHING_SAID = b"<!doctype html><title>503 Service Unavailable</title>"
 
 
 class Outlet(Filter):
@@ -42,12 +39,13 @@ class Outlet(Filter):
         exchange = self._exchange
         edits = exchange.guard.response_edits
         fields = exchange.fields
+        if fields:
+            head = head.with_lines(head.headers + fields, head.lines + field_lines(fields))
         if edits is None:
-            return attrs.evolve(head, headers=head.headers + fields) if fields else head
+            return head
         if not fields and edits.constant:
-            return exchange.guard.edited(head)
-        headers = edits.applied(head.headers + fields, {} if edits.constant else exchange.values)
-        return with_headers(head, headers)
+            return exchange.guard.edited(head, exchange.values())
+        return with_edits(head, edits, exchange.values())
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
@@ -88,14 +86,15 @@ class Outlet(Filter):
 
     def _page(self, status: int, message: str) -> Answer | None:
         pages = self._exchange.guard.pages
-        page = pages.page(status, self._exchange.values, message) if pages is not None else None
+        if pages is None:
+            return None
+        page = pages.page(status, self._exchange.values(status=str(status), message=message))
         if page is None:
             return None
         fields = [(b"Content-Type", b"text/html; charset=utf-8"), (b"Cache-Control", b"no-store")]
         return Answer(status, fields, page)
 
 
-def with_headers(head: ResponseHead, headers: Headers) -> ResponseHead:
-    """The same with other fields."""
-    dated = head.dated and any(name.lower() == b"date" for name, _ in headers)
-    return attrs.evolve(head, headers=headers, dated=dated)
+def with_edits(head: ResponseHead, edits: Edits, values: Values) -> ResponseHead:
+    """The same after the edits."""
+    return head.with_lines(*edits.applied(head.headers, head.lines, values))

@@ -24,6 +24,7 @@ from ..routing import (
     edge_paths,
     folded_prefix,
     lenient_paths,
+    reads_in_other_ways,
     redirect_location,
     request_host,
 )
@@ -119,7 +120,7 @@ class EdgeResource(Proxied, Resource):
             shut = self._shut[found.id]
         except KeyError:
             shut = self._shut[found.id] = self._shut_of(found.id.partition("/")[0])
-        if shut is not None and not shut.agrees(found, target):
+        if shut is not None and reads_in_other_ways(target) and not shut.agrees(found, target):
             raise BadRequest("the path can be read in two ways")
 
     def _shut_of(self, host: str) -> ShutPaths | None:

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..headers import OutgoingRequest
 from ..messages import Headers, field_lines
@@ -41,74 +43,111 @@ class Template:
         self.names = frozenset(name for _, name in self._parts if name)
         self.constant = None if self.names else "".join(literal for literal, _ in self._parts)
 
-    def filled(self, values: Mapping[str, str]) -> str:
+    def filled(self, values: Values | _Escaped) -> str:
         """The text with what its placeholders stand for."""
         if self.constant is not None:
             return self.constant
-        return "".join(literal + values.get(name, "") for literal, name in self._parts)
+        return "".join(literal + values[name] if name else literal for literal, name in self._parts)
 
 
-def values_of(request: OutgoingRequest, user: str) -> dict[str, str]:
-    """What the placeholders stand for in this request."""
-    host, colon, port = request.host.decode("latin-1").lower().rpartition(":")
-    return {
-        "request_id": request.request_id.decode("latin-1"),
-        "remote_addr": request.client_ip.decode("latin-1"),
-        "remote_user": user,
-        "host": host if colon and port.isdigit() else request.host.decode("latin-1").lower(),
-        "scheme": request.scheme.decode("ascii"),
-    }
+class Values:
+    """What placeholders stand for in one request, found when it is asked for."""
+
+    __slots__ = ("_more", "_request", "_user")
+
+    def __init__(self, request: OutgoingRequest, user: str, **more: str) -> None:
+        self._request = request
+        self._user = user
+        self._more = more
+
+    def __getitem__(self, name: str) -> str:
+        request = self._request
+        if name == "request_id":
+            return request.request_id.decode("latin-1")
+        if name == "remote_addr":
+            return request.client_ip.decode("latin-1")
+        if name == "remote_user":
+            return self._user
+        if name == "scheme":
+            return request.scheme.decode("ascii")
+        if name == "host":
+            host, colon, port = request.host.decode("latin-1").lower().rpartition(":")
+            return host if colon and port.isdigit() else host + colon + port
+        return self._more[name]
+
+
+class _Escaped:
+    """The same, as HTML has it."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> str:
+        return html.escape(self._values[name])
 
 
 class Edits:
     """`records.FieldEdits` made ready: fields that go, and fields that come."""
 
     def __init__(self, edits: FieldEdits) -> None:
-        self._set = [(name.encode("ascii"), Template(value)) for name, value in edits.set]
+        fields = [(name.encode("ascii"), Template(value)) for name, value in edits.set]
         self.host: Template | None = None
         """What a request's Host becomes; it is kept apart from the other fields."""
-        for name, value in self._set:
+        for name, value in fields:
             if name.lower() == b"host":
                 self.host = value
-        self._set = [field for field in self._set if field[0].lower() != b"host"]
+        self._set = [field for field in fields if field[0].lower() != b"host"]
         self._gone = frozenset(
             name.lower() for name in (*(name for name, _ in self._set), *(n.encode() for n in edits.remove))
         )
-        values = [value for _, value in self._set] + ([self.host] if self.host is not None else [])
-        self.constant = all(value.constant is not None for value in values)
-        """Whether what is set is the same for every request."""
+        self._gone_lines = _lines_of(self._gone)
+        self._constant: tuple[Headers, bytes] | None = None
+        if all(value.constant is not None for _, value in self._set):
+            headers = self._added(None)
+            self._constant = headers, field_lines(headers)
 
     def __bool__(self) -> bool:
         return bool(self._gone or self.host)
 
-    def added(self, values: Mapping[str, str]) -> Headers:
-        """The fields that come; an empty value sets none."""
+    @property
+    def constant(self) -> bool:
+        """Whether what is set is the same for every request."""
+        return self._constant is not None
+
+    def _added(self, values: Any) -> Headers:
         filled = [(name, _field_value(value.filled(values))) for name, value in self._set]
+        # An empty value sets none.
         return [field for field in filled if field[1]]
 
-    def without(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        """The fields that stay."""
+    def applied(self, headers: Headers, lines: bytes, values: Values) -> tuple[Headers, bytes]:
+        """Fields, and the lines as they go out (of which there may be more), as they are afterwards."""
+        if self._constant is not None:
+            added, added_lines = self._constant
+        else:
+            added = self._added(values)
+            added_lines = field_lines(added)
         gone = self._gone
-        return [field for field in headers if field[0].lower() not in gone]
+        kept = [field for field in headers if field[0].lower() not in gone]
+        return kept + added, self._gone_lines.sub(b"", lines) + added_lines
 
-    def applied(self, headers: Headers, values: Mapping[str, str]) -> Headers:
-        """The fields as they are afterwards."""
-        return self.without(headers) + self.added(values)
 
-    def lines(self, lines: bytes, values: Mapping[str, str]) -> bytes:
-        """As `applied`, for field lines as they go out."""
-        return without_lines(lines, self._gone) + field_lines(self.added(values))
+def _lines_of(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """What finds the field lines of these names."""
+    words = b"|".join(map(re.escape, sorted(names)))
+    return re.compile(rb"^(?:%b):[^\n]*\n" % words if words else rb"(?!)", re.IGNORECASE | re.MULTILINE)
+
+
+_lines_to_take_out = functools.lru_cache(256)(_lines_of)
 
 
 def without_lines(lines: bytes, names: frozenset[bytes]) -> bytes:
-    """Field lines without those of these names, which are in lower case."""
-    kept = [row for row in lines.split(b"\r\n") if row and row[: row.find(b":")].lower() not in names]
-    return b"\r\n".join((*kept, b"")) if kept else b""
+    """Field lines without those of these names, of which there are few different sets in a program."""
+    return _lines_to_take_out(names).sub(b"", lines)
 
 
 def _field_value(text: str) -> bytes:
     # Names of users may be anything; a field holds no control character (RFC 9110, 5.5).
-    return text.encode("latin-1" if text.isascii() else "utf-8").translate(None, _CONTROLS)
+    return text.encode("utf-8").translate(None, _CONTROLS)
 
 
 _CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
@@ -120,10 +159,7 @@ class ErrorPages:
     def __init__(self, pages: Sequence[tuple[str, str]]) -> None:
         self._pages = {status: Template(text, ERROR_PLACEHOLDERS) for status, text in pages}
 
-    def page(self, status: int, values: Mapping[str, str], message: str) -> bytes | None:
+    def page(self, status: int, values: Values) -> bytes | None:
         """The page for this status, if there is one; what clients send stands in it escaped."""
         template = self._pages.get(str(status)) or self._pages.get(f"{status // 100}xx")
-        if template is None:
-            return None
-        all_values = {**values, "status": str(status), "message": message}
-        return template.filled({name: html.escape(value) for name, value in all_values.items()}).encode()
+        return None if template is None else template.filled(_Escaped(values)).encode()
