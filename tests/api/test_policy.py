@@ -12,6 +12,7 @@ from onebackend_proxy.api.policy_values import MAX_PAGE
 from onebackend_proxy.api.rules import SaveRoutesBody
 from onebackend_proxy.api.shapes import route_json
 from onebackend_proxy.api.validation import structure
+from onebackend_proxy.desk.guard import Guard, Guards
 from onebackend_proxy.errors import BadRequest
 from onebackend_proxy.passwords import Cost, hash_password
 from onebackend_proxy.policies.editing import PLACEHOLDERS
@@ -28,8 +29,10 @@ from onebackend_proxy.records import (
     Route,
 )
 from onebackend_proxy.store.rows import ROUTES, route_row
+from onebackend_proxy.targets import Targets
 
 from ..properties import PROPERTY
+from .support import cheap_work
 
 HASH = hash_password("a secret", cost=Cost(ln=2))
 BCRYPT = "$2y$05$" + "abcdefghijklmnopqrstuu" + "v" * 31
@@ -444,3 +447,21 @@ def test_a_database_keeps_all_of_it(fields):
     assert kept == route and isinstance(kept, Route)
     if kept.policy == NO_POLICY:
         assert kept.policy is NO_POLICY
+
+
+@PROPERTY
+@given(POLICIES)
+def test_what_is_taken_can_be_made_ready(fields):
+    targets = Targets(lambda slug: None)
+    guards = Guards(
+        lambda route: None,
+        lambda target, name: targets.upstream_of(name, [target]),
+        cheap_work(),
+        lambda: 0.0,
+    )
+    route = record(**fields)
+    made = guards.of(route)
+    if route.policy is NO_POLICY:
+        assert made is None
+    else:
+        assert isinstance(made, Guard) and made.route is route
