@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import struct
 
 import pytest
@@ -162,6 +163,17 @@ class TestVersion2:
             broken[position] ^= 1
             with pytest.raises(BrokenHeader):
                 read_header(bytes(broken))
+
+    def test_a_checksum_has_four_bytes(self):
+        """One that would be right as a number, and has five."""
+        found = 0
+        for port, low in itertools.product(range(8), range(256)):
+            crc = crc32c(named("203.0.113.7", port, value(CRC32C, bytes((0, 0, 0, 0, low)))))
+            if crc & 255 == low:
+                found += 1
+                with pytest.raises(BrokenHeader):
+                    read_header(named("203.0.113.7", port, value(CRC32C, crc.to_bytes(5, "big"))))
+        assert found
 
     def test_a_known_checksum(self):
         # RFC 3720, B.4.

@@ -82,6 +82,7 @@ class BasicAuthTests(TestCase):
             self.assertEqual(len(work.asked), number)
             work.asked[-1][2].callback(False)
             self.assertIsNone(self.successResultOf(wrong))
+        self.assertEqual(repr(auth), "<BasicAuth of 1 users, 1 remembered, 0 being checked>")
 
     def test_the_same_ones_are_checked_once_at_a_time(self):
         work = LaterWork()

@@ -82,6 +82,18 @@ class TestNamed(NamedTests):
                 self.turn()
             assert self.served(client) == CLIENT
 
+    def test_the_kernel_tells_of_more_behind_a_header_in_pieces(self) -> None:
+        """Nobody looks again and again whether the ClientHello is whole."""
+        sock = self.connect()
+        client = self.client_over(sock)
+        hello = client.begin()
+        for piece in (HEADERS["version 2"][:20], HEADERS["version 2"][20:], hello[:10]):
+            sock.send(piece)
+            self.settle()
+        assert self.reactor.getDelayedCalls() == []
+        sock.send(hello[10:])
+        assert self.served(client) == CLIENT
+
     def test_a_trusted_proxy_need_not_say_anything(self) -> None:
         client = self.client()
         assert self.served(client) == client.sock.getsockname()
