@@ -69,6 +69,7 @@ class Api:
         edge: Any = None,
         local_root: Any = None,
         issuing: Any = None,
+        metrics: Any = None,
         in_thread: Any = maybeDeferred,
         **options: Any,
     ) -> None:
@@ -90,6 +91,7 @@ class Api:
             edge=edge,
             local_root=local_root,
             issuing=issuing,
+            metrics=metrics,
             seconds=self.clock.seconds,
             in_thread=in_thread,
         )
