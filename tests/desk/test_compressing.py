@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +68,7 @@ def asked(accept=b"gzip", method=b"GET", *more):
 
 
 def filtering(request=None):
-    client = Client()
+    client: Any = Client()
     return client, Compressing(client, request or asked())
 
 

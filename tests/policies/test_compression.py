@@ -88,7 +88,7 @@ NAMES = st.sampled_from(["gzip", "x-gzip", "GZIP", "br", "zstd", "identity", "de
 
 def plainly(members):
     """What RFC 9110, 12.5.3 says of each coding, written down as it stands there."""
-    weights = {}
+    weights: dict[str, float] = {}
     for name, weight in members:
         name = name.lower().removeprefix("x-")
         number = float(weight.partition("=")[2]) if weight else 1.0
