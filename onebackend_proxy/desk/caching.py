@@ -1,0 +1,351 @@
+"""The edge cache of one Route: what is answered from memory, and what is asked of the service (RFC 9111)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from ..errors import ProxyError, UpstreamTimeout
+from ..headers import OutgoingRequest
+from ..interfaces import Downstream
+from ..messages import NO_BODY, Headers, ResponseHead
+from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, selected
+from ..policies.ranges import NOWHERE, byte_range
+from .fetching import Fetch, Flight, Follower, Place, Visit
+from .filters import Filter
+from .storage import NAME, Kept, Storage
+
+if TYPE_CHECKING:
+    from .exchange import GuardedExchange
+
+PATIENCE = 5.0
+"""Seconds that a request waits for another one's answer before it asks itself."""
+PASSING = 10.0
+"""Seconds for which nobody waits for an answer where the last one could not be kept."""
+ASK_AGAIN = 5.0
+"""Seconds after which the service is asked again in the background, if nothing has come of it."""
+
+_PROTO = b"\r\nX-Forwarded-Proto: "
+_HOST = b"\r\nX-Forwarded-Host: "
+
+
+def key_of(request: OutgoingRequest, asked: Asked, target: bytes) -> bytes:
+    """Under which key answers for this target are kept: all by which a service may tell requests apart.
+
+    Scheme, host with its port, and target byte for byte, and what a trusted proxy says of these. No part
+    can have a line feed.
+    """
+    lines = request.lines
+    said = b""
+    for name in (_PROTO, _HOST):
+        # Ours come last: what a client sends under these names does not get here.
+        at = lines.rfind(name)
+        if at >= 0:
+            said += lines[at : lines.find(b"\r\n", at + 2)]
+    return b"%b\n%b\n%b\n%b\n%b" % (
+        request.scheme,
+        request.host.lower(),
+        target,
+        said.lower(),
+        asked.forwarded,
+    )
+
+
+class RouteCache:
+    """What is kept of one Route, and who is on the way for more."""
+
+    def __init__(self, storage: Storage, route_id: str, seconds: Callable[[], float]) -> None:
+        self.storage = storage
+        self.shelf = storage.shelf(route_id)
+        self.seconds = seconds
+        self._flights: dict[Place, Flight] = {}
+        self._fetches: dict[bytes, set[Fetch]] = {}
+
+    def serve(self, exchange: GuardedExchange) -> None:
+        """Answer from what is kept, or let the request go on."""
+        request = exchange.request
+        method = request.method
+        if method != b"GET" and method != b"HEAD":
+            self._serve_other(exchange)
+            return
+        asked = read_request(request.headers)
+        if asked.range and method == b"HEAD":
+            # There is nothing to have a piece of (RFC 9110, 14.2).
+            asked = attrs.evolve(asked, range=b"")
+        if asked.past or request.body != NO_BODY or request.upgrade:
+            self._go_past(exchange, b"fwd=bypass")
+            return
+        key = key_of(request, asked, request.target)
+        target = self.shelf.targets.get(key)
+        guard = exchange.guard
+        visit = Visit(exchange, asked, key, guard.basic is not None or guard.forward is not None)
+        if target is None:
+            visit.reason = b"fwd=uri-miss"
+            self._fetch(visit, None)
+            return
+        kept = target.variants.get(selected(request.headers, target.vary))
+        if kept is None or not kept.terms.are_for(asked, visit.authenticated):
+            visit.reason = b"fwd=vary-miss" if kept is None else b"fwd=request"
+            self._fetch(visit, None)
+            return
+        self._serve_kept(visit, kept)
+
+    def _serve_kept(self, visit: Visit, kept: Kept) -> None:
+        now = self.seconds()
+        stats = self.storage.stats
+        terms = kept.terms
+        exchange = visit.exchange
+        if terms.is_fresh(now):
+            stats.hits += 1
+            exchange.cache = "hit"
+        elif terms.while_asking_at(now):
+            stats.stale += 1
+            exchange.cache = "stale"
+            self._ask_about(visit, kept, now)
+        else:
+            visit.reason = b"fwd=stale"
+            self._fetch(visit, kept)
+            return
+        self.storage.used(kept)
+        if visit.asked.plain:
+            exchange.answer(kept.head(now), kept.body)
+        else:
+            exchange.answer(*self.as_asked(kept, visit.asked, now))
+
+    def as_asked(
+        self, kept: Kept, asked: Asked, now: float, status: bytes = b""
+    ) -> tuple[ResponseHead, bytes]:
+        """The head and body that answer this request: whole, as 304, or a piece."""
+        if asked.plain or kept.status != 200:
+            return kept.head(now, status), kept.body
+        validators = kept.terms.validators
+        if validators.known_to(asked):
+            return kept.changed_head(now, 304, b"Not Modified", [], NO_BODY, status), b""
+        piece = None
+        if asked.range and validators.range_holds(asked):
+            piece = byte_range(asked.range, len(kept.body))
+        if piece is None:
+            return kept.head(now, status), kept.body
+        size = len(kept.body)
+        if piece == NOWHERE:
+            more = [(b"Content-Range", b"bytes */%d" % size), (b"Content-Length", b"0")]
+            return kept.changed_head(now, 416, b"Range Not Satisfiable", more, 0, status), b""
+        first, end = piece
+        more = [
+            (b"Content-Range", b"bytes %d-%d/%d" % (first, end - 1, size)),
+            (b"Content-Length", b"%d" % (end - first)),
+        ]
+        head = kept.changed_head(now, 206, b"Partial Content", more, end - first, status)
+        return head, kept.body[first:end]
+
+    # Going to the service.
+
+    def _serve_other(self, exchange: GuardedExchange) -> None:
+        method = exchange.request.method
+        if method not in SAFE:
+            exchange.filter_through(lambda to: Changing(to, self, exchange.request))
+        self._go_past(exchange, b"fwd=method")
+
+    def _go_past(self, exchange: GuardedExchange, reason: bytes) -> None:
+        self.storage.stats.bypass += 1
+        exchange.cache = "bypass"
+        exchange.fields.append((b"Cache-Status", NAME + b"; " + reason))
+        exchange.go_upstream()
+
+    def _fetch(self, visit: Visit, kept: Kept | None) -> None:
+        """Ask the service, or wait for somebody who does."""
+        exchange = visit.exchange
+        asked = visit.asked
+        if asked.only_if_cached:
+            exchange.refuse(UpstreamTimeout("nothing is kept that answers this"))
+            return
+        if exchange.request.method == b"HEAD":
+            # What it brings is no answer to a GET, and is not kept.
+            self.storage.stats.misses += 1
+            exchange.cache = "miss"
+            exchange.fields.append((b"Cache-Status", NAME + b"; " + visit.reason))
+            exchange.go_upstream()
+            return
+        conditions = kept.terms.validators.conditions() if kept is not None else []
+        flight = None
+        if not asked.no_store:
+            place = visit.key, kept.values if kept is not None else None, visit.identified
+            flight = self._flights.get(place)
+            if flight is not None and self._has_time(visit):
+                self._follow(visit, flight)
+                return
+            leads = flight is None and (asked.plain or bool(conditions))
+            leads = leads and not self.storage.passes(hash(place), self.seconds())
+            flight = Flight(place) if leads else None
+            if flight is not None:
+                self._flights[place] = flight
+        self._send(visit, kept, conditions, flight)
+
+    def _send(self, visit: Visit, kept: Kept | None, conditions: Headers, flight: Flight | None) -> None:
+        self.storage.stats.misses += 1
+        exchange = visit.exchange
+        if conditions:
+            exchange.change_request(CONDITIONS, conditions)
+        fetch = Fetch(self, visit, exchange.request, kept, bool(conditions))
+        fetch.flight = flight
+        exchange.filter_through(fetch.before)
+        self._fetches.setdefault(visit.key, set()).add(fetch)
+        exchange.wait(fetch.stopped)
+        exchange.go_upstream()
+
+    def _ask_about(self, visit: Visit, kept: Kept, now: float) -> None:
+        """Ask the service about a stale answer, which somebody is given meanwhile."""
+        if now < kept.asking_until:
+            return
+        kept.asking_until = now + ASK_AGAIN
+        exchange = visit.exchange
+        try:
+            upstream = exchange.guard.upstream()
+        except ProxyError:
+            return
+        conditions = kept.terms.validators.conditions()
+        exchange.change_request(CONDITIONS, conditions)
+        request = attrs.evolve(exchange.request, method=b"GET")
+        asked = attrs.evolve(visit.asked, plain=True)
+        about = Visit(exchange, asked, visit.key, visit.authenticated, b"fwd=stale")
+        fetch = Fetch(self, about, request, kept, bool(conditions), background=True)
+        self._fetches.setdefault(visit.key, set()).add(fetch)
+        exchange.inner(fetch, request, upstream).start()
+
+    # Waiting for each other.
+
+    def _has_time(self, visit: Visit) -> bool:
+        return self.seconds() - visit.exchange.started < PATIENCE
+
+    def _follow(self, visit: Visit, flight: Flight) -> None:
+        exchange = visit.exchange
+        left = max(0.0, exchange.started + PATIENCE - self.seconds())
+        follower = Follower(self, visit, flight)
+        follower.patience = self.later(visit, left, lambda: self._out_of_patience(follower))
+        flight.followers.append(follower)
+        exchange.wait(follower.gone)
+
+    def _out_of_patience(self, follower: Follower) -> None:
+        """It goes and asks itself, and nobody else begins to wait for the same."""
+        follower.flight.followers.remove(follower)
+        self._unlist(follower.flight)
+        follower.released()
+        self.go_alone(follower.visit)
+
+    def _unlist(self, flight: Flight) -> None:
+        if self._flights.get(flight.place) is flight:
+            del self._flights[flight.place]
+
+    def later(self, visit: Visit, seconds: float, call: Callable[[], None]) -> IDelayedCall:
+        """Call it in so many seconds."""
+        return visit.exchange._exchanges.clock.callLater(seconds, call)
+
+    def landed(self, fetch: Fetch, kept: Kept | None) -> None:
+        """This is what came of it: an answer for those who wait, or none that they could have."""
+        flight, fetch.flight = fetch.flight, None
+        if flight is None:
+            return
+        self._unlist(flight)
+        if kept is not None:
+            flight.landed(kept)
+        else:
+            flight.in_vain()
+
+    def in_vain(self, fetch: Fetch) -> None:
+        """No answer comes that others could have, and none is waited for in the next moments."""
+        if fetch.flight is not None:
+            self.storage.pass_by(hash(fetch.flight.place), self.seconds() + PASSING)
+            self.landed(fetch, None)
+
+    def lost(self, fetch: Fetch) -> None:
+        """It broke off, or is as good as that: another one goes in its place."""
+        flight, fetch.flight = fetch.flight, None
+        if flight is not None:
+            self._unlist(flight)
+            flight.lost()
+
+    def over(self, fetch: Fetch) -> None:
+        """It is not under way any more."""
+        key = fetch.visit.key
+        fetches = self._fetches.get(key)
+        if fetches is not None:
+            fetches.discard(fetch)
+            if not fetches:
+                del self._fetches[key]
+
+    def arrived(self, visit: Visit, kept: Kept) -> None:
+        """What it waited for is there."""
+        exchange = visit.exchange
+        same = selected(exchange.request.headers, kept.terms.vary) == kept.values
+        if not same or not kept.terms.are_for(visit.asked, visit.authenticated):
+            self.again(visit)
+            return
+        self.storage.stats.hits += 1
+        exchange.cache = "hit"
+        status = visit.reason + b"; collapsed"
+        self._step(visit, lambda: exchange.answer(*self.as_asked(kept, visit.asked, self.seconds(), status)))
+
+    def again(self, visit: Visit) -> None:
+        """It waited, and nothing is known: as if it had come now."""
+        self._step(visit, lambda: self.serve(visit.exchange))
+
+    def go_alone(self, visit: Visit) -> None:
+        """It goes to the service, and nobody waits for it."""
+        self._step(visit, lambda: self._send(visit, None, [], None))
+
+    def _step(self, visit: Visit, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            visit.exchange.broke(Failure())
+
+    # What others change.
+
+    def changed(self, request: OutgoingRequest, head: ResponseHead) -> None:
+        """A request that may change things was answered: what is kept of its target may be outdated.
+
+        So it is with what the answer's Location and Content-Location name, on the same host (RFC 9111, 4.4).
+        """
+        asked = read_request(request.headers)
+        targets = {request.target}
+        for name, value in head.headers:
+            if name.lower() in (b"location", b"content-location"):
+                targets.add(same_host(request, value))
+        for target in targets - {b""}:
+            key = key_of(request, asked, target)
+            self.storage.drop_target(self.shelf, key)
+            for fetch in self._fetches.get(key, ()):
+                fetch.doomed = True
+
+
+def same_host(request: OutgoingRequest, reference: bytes) -> bytes:
+    """The target that an answer to this request refers to; b"" where that is on another host."""
+    host = request.host.decode("latin-1").lower()
+    try:
+        base = f"http://{host}{request.target.decode('latin-1')}"
+        parts = urlsplit(urljoin(base, reference.decode("latin-1")))
+        if parts.netloc.lower() != host:
+            return b""
+    except ValueError:
+        return b""
+    return ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode("latin-1")
+
+
+class Changing(Filter):
+    """Sees whether a request that may change things succeeded."""
+
+    def __init__(self, to: Downstream, cache: RouteCache, request: OutgoingRequest) -> None:
+        super().__init__(to)
+        self._cache = cache
+        self._request = request
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        if 200 <= head.status < 400:
+            self._cache.changed(self._request, head)
+        self.to.respond(head)

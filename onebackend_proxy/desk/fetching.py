@@ -1,0 +1,379 @@
+"""An answer on its way from a service to whoever asked, and into the cache if it may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+
+from ..headers import OutgoingRequest
+from ..interfaces import Downstream
+from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead
+from ..policies.cache_control import shown_date
+from ..policies.cache_requests import Asked, selected
+from ..policies.caching import ERRORS, terms_of
+from ..policies.conditions import updated
+from ..tunnel import Tunnel
+from .filters import Filter
+from .storage import NAME, Kept
+
+if TYPE_CHECKING:
+    from .caching import RouteCache
+    from .exchange import GuardedExchange
+
+
+@attrs.define(eq=False)
+class Visit:
+    """A request at the cache: what it asks for, and under which key that would be.
+
+    `identified` says that it shows whose it is; `authenticated` that it had to prove that at the front desk.
+    `reason` is why it goes to the service, in the words of RFC 9211.
+    """
+
+    exchange: GuardedExchange
+    asked: Asked
+    key: bytes
+    authenticated: bool
+    reason: bytes = b""
+
+    @property
+    def identified(self) -> bool:
+        """Whether the answer may be for one client alone."""
+        return self.authenticated or self.asked.cookie or self.asked.authorization
+
+
+Place = tuple[bytes, tuple[bytes | None, ...] | None, bool]
+"""What can be waited for: the key, the values of the fields in Vary if they are known, identified or not."""
+
+
+@attrs.define(eq=False)
+class Flight:
+    """A request that is under way, and those who wait for what comes of it instead of asking themselves."""
+
+    place: Place
+    followers: list[Follower] = attrs.field(factory=list)
+
+    def _leave(self) -> list[Follower]:
+        followers, self.followers = self.followers, []
+        for follower in followers:
+            follower.released()
+        return followers
+
+    def landed(self, kept: Kept) -> None:
+        """This is the answer: for all whom it is for."""
+        for follower in self._leave():
+            follower.cache.arrived(follower.visit, kept)
+
+    def in_vain(self) -> None:
+        """No answer came that others could have: all go and ask, at once."""
+        for follower in self._leave():
+            follower.cache.go_alone(follower.visit)
+
+    def lost(self) -> None:
+        """It is not known what the answer would have been: one of them goes and asks."""
+        for follower in self._leave():
+            follower.cache.again(follower.visit)
+
+
+@attrs.define(eq=False)
+class Follower:
+    """One that waits for somebody else's answer."""
+
+    cache: RouteCache
+    visit: Visit
+    flight: Flight
+    patience: IDelayedCall | None = None
+
+    def released(self) -> None:
+        """It does not wait any more."""
+        self.visit.exchange.waited()
+        if self.patience is not None and self.patience.active():
+            self.patience.cancel()
+
+    def gone(self) -> None:
+        """Its client went away."""
+        if self in self.flight.followers:
+            self.flight.followers.remove(self)
+        self.released()
+
+
+class Nobody:
+    """An `interfaces.Downstream` without a client: what is asked for in the background is for the cache."""
+
+    def inform(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`, as all that follows."""
+
+    respond = inform
+
+    def write(self, data: bytes) -> None:
+        """Not sent to anybody."""
+
+    def flush(self) -> None:
+        """Nothing was held."""
+
+    def end(self, trailers: Headers) -> None:
+        """Complete."""
+
+    def abort(self) -> None:
+        """Broken off."""
+
+    def refuse(self, status: int, message: str) -> None:
+        """The exchange itself tells the log."""
+
+    def pause_request(self) -> None:
+        """There is no body."""
+
+    def resume_request(self) -> None:
+        """There is none."""
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """Never asked for."""
+
+    def half_close(self) -> None:
+        """Never, either."""
+
+
+_UNDECIDED, _PASSING, _KEEPING, _REFRESHING, _COVERING = range(5)
+
+
+class Fetch(Filter):
+    """Passes an answer on, and keeps it whole if that is allowed.
+
+    `kept` is a stale answer that its service is asked about, if `conditional`, and that is given in the place
+    of an error if its terms allow that. `done` is called once, when the answer is over in any way.
+    """
+
+    flight: Flight | None = None
+    doomed = False
+    """Whether the answer may be outdated before it is there: something was changed meanwhile."""
+    _mode = _UNDECIDED
+    _for_all = True
+    _size = 0
+    _late: IDelayedCall | None = None
+
+    def __init__(
+        self,
+        cache: RouteCache,
+        visit: Visit,
+        request: OutgoingRequest,
+        kept: Kept | None,
+        conditional: bool,
+        background: bool = False,
+    ) -> None:
+        super().__init__(Nobody())
+        self._cache = cache
+        self.visit = visit
+        self._request = request
+        self._kept = kept
+        self._conditional = conditional
+        self._exchange = None if background else visit.exchange
+        self._sent = cache.seconds()
+        self._purges = cache.storage.purges
+        self._pieces: list[bytes] = []
+        self._head: ResponseHead | None = None
+        self._new: Callable[[bytes], Kept] | None = None
+        self._covered_by = b""
+
+    def before(self, to: Downstream) -> Fetch:
+        """The same, with somebody to whom the answer goes."""
+        self.to = to
+        return self
+
+    def respond(self, head: ResponseHead) -> None:
+        """See `interfaces.Downstream`."""
+        now = self._cache.seconds()
+        if head.status == 304 and self._conditional:
+            self._refresh(head, now)
+        elif head.status in ERRORS and self._may_cover(now):
+            self._cover(b"fwd=stale; fwd-status=%d" % head.status)
+        else:
+            self._decide(head, now)
+            self.to.respond(head)
+
+    def _decide(self, head: ResponseHead, now: float) -> None:
+        """Keep it or not."""
+        storage = self._cache.storage
+        visit = self.visit
+        asked = visit.asked
+        if self._conditional and not asked.plain:
+            # It was not asked in the client's words.
+            asked = attrs.evolve(asked, plain=True)
+        whole = head.body >= 0 or head.body == CHUNKED or (head.status == 204 and head.body == NO_BODY)
+        terms = None
+        if whole and head.body <= storage.item_max_size and not self.doomed:
+            terms = terms_of(asked, self._request.headers, head, self._sent, now, visit.authenticated)
+        if terms is not None and terms.are_of_use(now):
+            self._mode = _KEEPING
+            self._head = head
+            values = selected(self._request.headers, terms.vary)
+            self._new = lambda body: Kept(visit.key, values, self._as_dated(now), body, terms)
+        else:
+            self._pass_by()
+            if self._kept is not None and head.status < 500:
+                # There is something else now.
+                storage.drop(self._kept)
+        self._tell(visit.reason + (b"; stored" if self._mode == _KEEPING else b""), "miss")
+
+    def _as_dated(self, now: float) -> ResponseHead:
+        head = self._head
+        assert head is not None
+        return head if head.dated else head.with_field((b"Date", shown_date(now)))
+
+    def _tell(self, status: bytes, word: str) -> None:
+        if self._exchange is not None:
+            self._exchange.cache = word
+            self._exchange.fields.append((b"Cache-Status", NAME + b"; " + status))
+
+    def _pass_by(self) -> None:
+        self._mode = _PASSING
+        self._stop_keeping()
+        self._cache.in_vain(self)
+
+    def _stop_keeping(self) -> None:
+        if self._size:
+            self._cache.storage.release(self._size)
+            self._size = 0
+        self._pieces = []
+
+    def write(self, data: bytes) -> None:
+        """See `interfaces.Downstream`."""
+        mode = self._mode
+        if mode == _KEEPING:
+            storage = self._cache.storage
+            size = len(data)
+            if self._size + size <= storage.item_max_size and storage.reserve(size):
+                self._size += size
+                self._pieces.append(data)
+            else:
+                self._pass_by()
+        elif mode != _PASSING:
+            return
+        self.to.write(data)
+
+    def flush(self) -> None:
+        """See `interfaces.Downstream`."""
+        if self._mode not in (_KEEPING, _PASSING):
+            return
+        self.to.flush()
+        flight = self.flight
+        if flight is not None and flight.followers and self.visit.exchange._paused_by_client:
+            # Nobody waits for another one's slow line.
+            self._cache.lost(self)
+
+    def end(self, trailers: Headers) -> None:
+        """See `interfaces.Downstream`."""
+        if self._mode in (_REFRESHING, _COVERING):
+            self._give()
+            return
+        kept = self._keep() if self._mode == _KEEPING else None
+        self._over()
+        self.to.end(trailers)
+        self._cache.landed(self, kept)
+
+    def _keep(self) -> Kept | None:
+        """Put it into the cache; None if something is wrong with it."""
+        head, new = self._head, self._new
+        assert head is not None and new is not None
+        body = b"".join(self._pieces)
+        self._stop_keeping()
+        if self._is_outdated() or (head.body >= 0 and len(body) != head.body):
+            return None
+        kept = new(body)
+        self._cache.storage.put(self._cache.shelf, kept)
+        return kept
+
+    def _is_outdated(self) -> bool:
+        return self.doomed or self._purges != self._cache.storage.purges
+
+    def abort(self) -> None:
+        """See `interfaces.Downstream`."""
+        if self._mode in (_REFRESHING, _COVERING):
+            self._give()
+            return
+        self._over()
+        self.to.abort()
+        self._cache.lost(self)
+
+    def refuse(self, status: int, message: str) -> None:
+        """See `interfaces.Downstream`."""
+        now = self._cache.seconds()
+        if status in ERRORS and self._may_cover(now):
+            self._cover(b"fwd=stale")
+            self._give()
+            return
+        self._over()
+        self._tell(self.visit.reason, "miss")
+        self.to.refuse(status, message)
+        # The others will fare no better, but they need not wait in a queue for that.
+        self._cache.landed(self, None)
+
+    def stopped(self) -> None:
+        """The exchange ended, and it may be that nobody is told of it any more: the client went away."""
+        if self._late is None:
+            self._late = self._cache.later(self.visit, 0, self._vanished)
+
+    def _vanished(self) -> None:
+        self._over()
+        self._cache.lost(self)
+
+    def _over(self) -> None:
+        self._stop_keeping()
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        if self._exchange is not None:
+            self._exchange.waited()
+        self._cache.over(self)
+
+    # Where the answer is one that is kept already.
+
+    def _may_cover(self, now: float) -> bool:
+        return self._kept is not None and self._kept.terms.if_error_at(now)
+
+    def _cover(self, status: bytes) -> None:
+        self._mode = _COVERING
+        self._covered_by = status
+        self._cache.storage.stats.stale += 1
+        self._own(self._kept, "stale")
+
+    def _own(self, kept: Kept | None, word: str) -> None:
+        if self._exchange is not None and kept is not None:
+            self._exchange.cache = word
+            self._exchange.status = kept.status
+
+    def _refresh(self, head: ResponseHead, now: float) -> None:
+        """What is kept is still so: from now on with what the 304 says (RFC 9111, 4.3.4)."""
+        self._mode = _REFRESHING
+        self._covered_by = b"fwd=stale; fwd-status=304"
+        before = self._kept
+        assert before is not None
+        storage = self._cache.storage
+        storage.stats.revalidated += 1
+        headers = updated(before.headers, head.headers)
+        merged = ResponseHead(before.status, before.reason, headers, len(before.body), True)
+        asked = attrs.evolve(self.visit.asked, plain=True)
+        terms = terms_of(asked, self._request.headers, merged, self._sent, now, self.visit.authenticated)
+        self._own(before, "revalidated")
+        self._for_all = terms is not None and terms.vary == before.terms.vary and not self._is_outdated()
+        if terms is not None and self._for_all:
+            self._kept = Kept(before.key, before.values, merged, before.body, terms)
+            storage.put(self._cache.shelf, self._kept)
+        else:
+            storage.drop(before)
+        if self._exchange is not None:
+            # That is for this client, and no part of what is kept.
+            self._exchange.fields += [field for field in head.headers if field[0].lower() == b"set-cookie"]
+
+    def _give(self) -> None:
+        """Answer with what is kept; the exchange is over by now."""
+        kept = self._kept
+        assert kept is not None
+        self._over()
+        now = self._cache.seconds()
+        head, body = self._cache.as_asked(kept, self.visit.asked, now, self._covered_by)
+        self.to.respond(head)
+        if body:
+            self.to.write(body)
+        self.to.end([])
+        self._cache.landed(self, kept if self._for_all else None)
