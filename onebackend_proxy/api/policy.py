@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import attrs
@@ -185,6 +186,9 @@ class PolicyInput:
 
     def policy(self) -> Policy:
         """What is kept."""
+        if all(given is None for given in _given(self)):
+            # Of hundreds of thousands in a save most have none.
+            return NO_POLICY
         return Policy(
             strip_prefix=bool(self.strip_prefix),
             access=self.access.record() if self.access else Access(),
@@ -197,6 +201,9 @@ class PolicyInput:
             intercept_errors=bool(self.intercept_errors),
             paused=self.paused,
         )
+
+
+_given = operator.attrgetter(*(field.name for field in attrs.fields(PolicyInput)))
 
 
 def _set(fields: dict[str, Any]) -> dict[str, Any]:
