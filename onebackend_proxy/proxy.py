@@ -8,6 +8,7 @@ from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
@@ -18,6 +19,7 @@ from .addresses import parse_target
 from .api import BuiltInService, EdgeView, MetricSources, built_in_services, open_accounts
 from .balancing import Balance, EndpointState, Timeouts, Upstream
 from .desk.guard import Guards
+from .desk.storage import Storage, StorageStats
 from .downstream import ReverseProxyResource, ServiceResource
 from .downstream.edge import EdgeResource, PlainEdge
 from .downstream.peers import client_address
@@ -125,6 +127,7 @@ class ProxyService(Service):
         )
         targets = Targets(self.registry.lookup)
         self._upstreams = RouteUpstreams(targets, limits, settings.balance)
+        self.storage = Storage(settings.edge_cache_max_size, settings.edge_cache_item_max_size)
         self._guards = Guards(
             self._upstreams.of,
             lambda target, name: targets.upstream_of(
@@ -132,6 +135,7 @@ class ProxyService(Service):
             ),
             PasswordWork(),
             reactor.seconds,
+            self.storage if settings.edge_cache_max_size and settings.edge_cache_item_max_size else None,
             built_in=lambda route: self._inside.upstream(route.id),
         )
         self._health = HealthChecks(
@@ -142,6 +146,9 @@ class ProxyService(Service):
         self.counts = RequestCounts()
         self.readings: dict[str, Callable[[], float]] = {"exchanges_in_flight": lambda: len(self.exchanges)}
         """What else the metrics show: some of `api.exposition.READINGS`, each by who knows it."""
+        stats = self.storage.stats
+        for field in attrs.fields(StorageStats):
+            self.readings[f"cache_{field.name}"] = partial(getattr, stats, field.name)
         desk = Desk(
             self.exchanges,
             settings.trusted_proxies,
@@ -190,6 +197,7 @@ class ProxyService(Service):
             local_root=self.certificates.local_root if self.settings.edge else None,
             issuing=self.issuing,
             metrics=self._metrics(),
+            purge=self.storage.purge,
             seconds=self._reactor.seconds,
         )
         self.resource.serve(self._built_in)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -21,13 +20,12 @@ from ..policies.rate import RateLimiter, RateTable
 from ..records import NO_POLICY, Access, Pause, Route
 from ..routing import RouteTable
 from .basic import BasicAuth
+from .caching import RouteCache
 from .exchange import GuardedExchange
 from .forward import ForwardedAuth
 from .outlet import with_edits
+from .storage import Storage
 
-if TYPE_CHECKING:
-    from .caching import RouteCache
-    from .storage import Storage
 
 MAINTENANCE = """<!doctype html>
 <html><head><meta charset="utf-8"><title>Down for maintenance</title></head>
@@ -189,9 +187,6 @@ class Guards:
     def _cache(self, route: Route) -> RouteCache | None:
         if not route.policy.cache or self.storage is None:
             return None
-        # Only who caches loads what that takes.
-        from .caching import RouteCache
-
         return RouteCache(self.storage, route.id, self.seconds)
 
 
