@@ -23,11 +23,15 @@ _PLACEHOLDER = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*|)")
 
 
 def check_value(text: str, known: Sequence[str] = PLACEHOLDERS) -> None:
-    """Raises `ValueError` that names a placeholder in `text` that there is not."""
+    """Raises `ValueError` that tells where in `text` a placeholder is that there is not.
+
+    It does not repeat it, since it may be a part of a secret.
+    """
     for found in _PLACEHOLDER.finditer(text):
         if found[1] != "$" and found[1] not in known:
             names = ", ".join(f"${name}" for name in known)
-            raise ValueError(f"has {found[0]!r}, which is none of {names}, and $$ for a dollar")
+            at = found.start() + 1
+            raise ValueError(f"has a $ at character {at} that is none of {names}, and no $$ for a dollar")
 
 
 class Template:
