@@ -260,8 +260,8 @@ def text_of(picture: Picture, accept: str, accept_encoding: str) -> tuple[bytes,
 
     try:
         encode, content_type = exposition.choose_encoder(accept)
-    except ValueError:
-        # A version that is none.
+    except (TypeError, ValueError):
+        # The client names a version that is none.
         encode, content_type = exposition.choose_encoder("")
     text = encode(picture)
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
