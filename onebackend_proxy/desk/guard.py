@@ -26,7 +26,6 @@ from .forward import ForwardedAuth
 from .outlet import with_edits
 from .storage import Storage
 
-
 MAINTENANCE = """<!doctype html>
 <html><head><meta charset="utf-8"><title>Down for maintenance</title></head>
 <body><h1>Down for maintenance</h1><p>$message</p></body></html>
