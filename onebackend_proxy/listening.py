@@ -20,11 +20,11 @@ from twisted.web.resource import Resource
 
 from .addresses import bracketed
 from .downstream import ProxySite
-from .downstream.accesslog import AccessLog
+from .downstream.accesslog import AccessLog, show_where
 from .downstream.resources import Proxied
 from .downstream.site import HTTP1, HTTP2
 from .errors import SettingError
-from .folder import ADMIN_PASSWORD
+from .folder import ACCESS_LOG, ADMIN_PASSWORD
 from .options import refuse_to_start
 from .proxy import GRACE, ProxyService
 from .tls.endpoint import TlsEndpoint
@@ -60,9 +60,9 @@ class ListeningService(Service):
         self._daemon = daemon
         self._log = Logger()
         settings = proxy.settings
-        self._access_log: AccessLog | None = None
+        self.access_log: AccessLog | None = None
         if settings.access_log != "off":
-            self._access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+            self.access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
         self.sites: list[ProxySite] = []
         proxy.readings["connections"] = lambda: sum(len(site.channels) for site in self.sites)
         self._fronts: list[_Front] = []
@@ -78,7 +78,7 @@ class ListeningService(Service):
         site = ProxySite(
             resource,
             self._reactor,
-            self._access_log.write if self._access_log is not None else None,
+            self.access_log.write if self.access_log is not None else None,
             client_of=proxy.client_address,
             limits=proxy.settings.limits,
             fast=fast,
@@ -135,6 +135,7 @@ class ListeningService(Service):
         if not self._ports:
             self.privilegedStartService()
         self._proxy.ready.addCallbacks(self._accept, self._give_up)
+        show_where(self._proxy.settings.folder / ACCESS_LOG, self.access_log)
 
     def _accept(self, _: None) -> None:
         for front, port in self._ports:
@@ -185,8 +186,8 @@ class ListeningService(Service):
             site.cut()
 
     def _close(self, _: object) -> None:
-        if self._access_log is not None:
-            self._access_log.close()
+        if self.access_log is not None:
+            self.access_log.close()
 
 
 def all_interfaces(port: int) -> str:

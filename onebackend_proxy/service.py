@@ -24,7 +24,7 @@ class _Process(Service):
     It may open as many files as it is allowed to. What it has made by the time that it serves is not searched
     for garbage again. And SIGTERM and SIGINT end it in order, with exit code 0: the reactor's own way is to
     finish and then kill the process with the signal, which a supervisor takes for a crash. A second signal
-    does not wait for what is in flight.
+    does not wait for what is in flight. SIGHUP opens the access log anew, if that is a file.
     """
 
     def __init__(self, proxy: ProxyService, listening: ListeningService, reactor: Any) -> None:
@@ -43,6 +43,9 @@ class _Process(Service):
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._stop))
+        log = self._listening.access_log
+        if log is not None and log.path is not None:
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(log.reopen))
 
     def _stop(self) -> None:
         if self._stopping:

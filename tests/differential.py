@@ -30,6 +30,7 @@ from onebackend_proxy.testing import MemoryStore
 from onebackend_proxy.upstream import Http1Client
 
 from .conformance import instance
+from .logged import Entries
 from .readings import Message, Unreadable, answers_read, h11_answer, h11_request, httptools_answer
 from .upstream.support import Network
 from .wire import Wire
@@ -175,9 +176,9 @@ class Front:
         self.exchanges = Exchanges(self.clock, client, random=lambda: 0.0, limits=LIMITS)
         resource = ServiceResource(self.registry, Desk(self.exchanges))
         resource.serve({b"user-svc": _BuiltIn()})
-        self.told: list[Any] = []
+        self.told = Entries()
         self.site = ProxySite(
-            resource, self.clock, self.told.append, limits=LIMITS, fast=resource if fast else None
+            resource, self.clock, self.told.tell, limits=LIMITS, fast=resource if fast else None
         )
         self.service = Service(self, manner, slow_service)
 

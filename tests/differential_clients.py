@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.headers import is_known_method
 
 from .differential import LIMITS, PEER, Front, Service, answers_to, cuts_of, is_error, nothing_fails
+from .logged import Entry
 from .properties import pieces
 from .readings import Message, Unreadable, all_read, despite_trailers, h11_request, httptools_request
 from .wire import Wire

@@ -98,6 +98,8 @@ class TestListeningService(AssemblyTests):
         assert client.answer().body == b"ok"
         client.leaves()
         self.reactor.advance(1)
+        assert listening.access_log is not None
+        listening.access_log.close()
         [line] = pathlib.Path(self.settings.access_log).read_text().splitlines()
         assert '"/svc/x"' in line and "10.0.0.1:8000" in line
 

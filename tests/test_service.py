@@ -58,6 +58,7 @@ class TestMakeService(AssemblyTests):
             signal=lambda number, call: set_to.__setitem__(number, call),
             SIGTERM=signal.SIGTERM,
             SIGINT=signal.SIGINT,
+            SIGHUP=signal.SIGHUP,
         )
         self.patch(service, "signal", fake)
         self.store.save_instance(instance("http://10.0.0.1:8000"))
@@ -69,7 +70,7 @@ class TestMakeService(AssemblyTests):
         self.reactor.run()
         self.reactor.stops = 0
         self.reactor.advance(0)
-        assert set(set_to) == {signal.SIGTERM, signal.SIGINT}
+        assert set(set_to) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
         client = self.connect(listening).ask(b"GET /svc/x HTTP/1.1")
         wire = self.upstream()
         set_to[signal.SIGTERM](signal.SIGTERM, None)

@@ -24,11 +24,11 @@ from ..headers import MAX_LENGTH_DIGITS, Network, Peer
 from ..http1 import response_bytes
 from ..messages import Headers, refusal
 from ..transports import make_immediate
-from .accesslog import Entry
 from .answers import report_refusal
 from .counting import count
+from .entries import Caller, guessed
 from .lingering import Lingering
-from .peers import peer_of
+from .peers import peer_of, tls_version
 from .request import ProxyRequest
 
 if TYPE_CHECKING:
@@ -309,21 +309,17 @@ class ProxyChannel(Lingering, HTTPChannel):
         if request is not None and request.startedWriting:
             self.transport.abortConnection()
             return
-        method, target = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
+        method, target = guessed(getattr(self, "_command", b"-"), getattr(self, "_path", b"-"))
         status = self.write_refusal(error, method, target)
         if request is None:
             count(self.site.counts, None, status, 0.0, 0.0)
         if request is not None:
-            request.refused(status, method, target)
+            request.refused(status, method, target, error.message)
         elif self.site.on_request_end is not None:
             # Not so much as a request line: there is no request to tell of.
-            client = str(getattr(self.getPeer(), "host", "")).encode()
+            caller = Caller(self.peer(()).ip, b"", b"-", b"-", tls_version(self.transport), b"", b"")
             now = self.site.reactor.seconds()
-            self.site.on_request_end(
-                Entry(
-                    now, 0.0, b"", client, b"", b"-", b"", b"-", status, 0, 0, b"", b"", reason=error.message
-                )
-            )
+            self.site.on_request_end(caller, now, now, b"", b"", status, 0, 0, None, error.message)
         self.loseConnection()
 
     def take_trailers(self) -> Headers:

@@ -24,6 +24,7 @@ from ..proxy_protocol import BrokenHeader, read_header
 from ..transports import make_immediate
 from .answers import report_refusal
 from .channel import MAX_WAITING, ProxyChannel
+from .entries import guessed
 from .fast_answers import BYTES, CHUNKS, DROPPED, HEAD, LENGTH, NOTHING, UNKNOWN, FastAnswers
 from .peers import peer_of
 from .resources import Proxied
@@ -39,7 +40,8 @@ MAX_EMPTY_LINES = 4
 def _guessed_head(data: bytes) -> RequestHead:
     """What a head that is none may have meant, for the logs."""
     words = data.partition(b"\r\n")[0].split()
-    return RequestHead(words[0] if words else b"", words[1] if len(words) > 1 else b"", [], b"-")
+    method, target = guessed(words[0] if words else b"", words[1] if len(words) > 1 else b"")
+    return RequestHead(method, target, [], b"-")
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -226,9 +228,7 @@ class FastChannel(FastAnswers, Protocol):
             self._refuse_head(error, _guessed_head(data))
             return
         try:
-            request = desk.prepare(
-                head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits
-            )
+            request = desk.prepare(head, self._peer, b"%032x" % getrandbits(128), desk.trusted, site.limits)
         except ProxyError as error:
             self._refuse_head(error, head)
             return
@@ -249,10 +249,12 @@ class FastChannel(FastAnswers, Protocol):
         except ProxyError as error:
             if error.closes:
                 self._persistent = False
+            self._outgoing = request
             self.refuse(*report_refusal(desk.log, request.method, request.target, error))
             return
         except Exception as error:
             desk.log.failure("choosing where a request goes failed")
+            self._outgoing = request
             self.refuse(*answer_for(error))
             return
         if upstream is None:
@@ -262,7 +264,9 @@ class FastChannel(FastAnswers, Protocol):
             if self._next == LENGTH and len(self._held) >= self._left:
                 # It is at hand whole: no reason to close.
                 self._held = self._held[self._left :]
+                self._taken = self._left
                 self._next = NOTHING
+            self._outgoing = request
             self.answer(upstream)
             return
         exchange = self._exchange = desk.exchanges.begin(self, request, upstream)
@@ -409,6 +413,7 @@ class FastChannel(FastAnswers, Protocol):
             self.tick_full(now, self._exchange)
         elif self._head_began >= 0:
             if now - self._head_began > limits.head_timeout:
+                self._began = self.site.reactor.seconds() - (now - self._head_began)
                 self._refuse_head(
                     RequestTimeout(f"the head took over {limits.head_timeout:g} s to arrive"),
                     _guessed_head(self._held),

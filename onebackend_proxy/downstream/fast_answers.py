@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exchange import Exchange
-from ..headers import Peer
+from ..headers import OutgoingRequest, Peer
 from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_bytes
 from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead, own_answer, refusal
 from ..tunnel import Tunnel
 from .counting import count
-from .accesslog import head_entry
+from .entries import NO_ANSWER, Caller, Tell, caller_of
 from .lingering import Lingering
+
+if TYPE_CHECKING:
+    from .resources import Proxied
 
 # What comes next from the client: a head, a body with a length or in chunks, nothing that is its turn before
 # the request is answered, bytes of a tunnel, something that is no request, or what is dropped.
 HEAD, LENGTH, CHUNKS, NOTHING, BYTES, UNKNOWN, DROPPED = range(7)
+
+_SLASH = ord("/")
 
 
 class FastAnswers(Lingering):
@@ -25,6 +30,7 @@ class FastAnswers(Lingering):
     full = False
     """Whether the client takes no more for now."""
     _peer: Peer
+    _proxied: Proxied
     _exchange: Exchange | Tunnel | None = None
     _next = HEAD
     # What came behind the request under way, or a head that has begun.
@@ -38,7 +44,13 @@ class FastAnswers(Lingering):
     _chunked = False
     _status = 0
     _sent = 0
+    # For the log. Of one that was answered without an exchange: when it began, if that is not when it was
+    # answered, what was made of it, and how much of its body was taken.
+    _caller: Caller | None = None
     _reason = ""
+    _began = 0.0
+    _outgoing: OutgoingRequest | None = None
+    _taken = 0
 
     def __init__(self) -> None:
         self._out: list[bytes] = []
@@ -93,15 +105,11 @@ class FastAnswers(Lingering):
             out.clear()
         exchange = self._exchange
         self._exchange = None
-        self._count(exchange)
-        if self.site.on_request_end is not None:
-            self._log_end(exchange, self._reason)
-            self._reason = ""
-        self._status = self._sent = 0
+        self._ended(exchange)
         if self._next == NOTHING and self._persistent and not self.site.closing:
             self._next = HEAD
             if self._head is not None and len(self._head.block) > MAX_REMEMBERED:
-                self._head = None
+                self._head = self._caller = None
             self._next_request()
         else:
             more = self._next in (LENGTH, CHUNKS, UNKNOWN) or self._held or self._stopped
@@ -178,28 +186,53 @@ class FastAnswers(Lingering):
         if exchange is None:
             return
         exchange.client_gone()
-        self._count(exchange)
-        if self.site.on_request_end is not None:
-            self._log_end(exchange, "")
+        self._ended(exchange)
 
-    def _count(self, exchange: Exchange | Tunnel | None) -> None:
-        """Count a request that was answered, or given up."""
+    def _ended(self, exchange: Exchange | Tunnel | None) -> None:
+        """A request was answered, or given up: count it, and tell the log."""
         site = self.site
         if isinstance(exchange, Tunnel):
             exchange = exchange.exchange
         now = site.reactor.seconds()
-        count(site.counts, exchange, self._status, now, now, self._sent)
-
-    def _log_end(self, exchange: Exchange | Tunnel | None, reason: str) -> None:
-        """Tell the access log of a request that was answered, or given up."""
+        status, sent = self._status, self._sent
+        if exchange is None:
+            count(site.counts, None, status, now, self._began or now, sent, self._taken)
+        else:
+            count(site.counts, exchange, status, now, now, sent)
+        tell = site.on_request_end
         head = self._head
-        if self.site.on_request_end is None or head is None:
-            return
-        if isinstance(exchange, Tunnel):
-            exchange = exchange.exchange
-        # 499, as nginx has it: the client left before there was an answer.
-        status = self._status or 499
-        now = self.site.reactor.seconds()
-        entry = head_entry(head, exchange, now, self._peer.ip, status, self._sent, reason)
-        self._sent = 0
-        self.site.on_request_end(entry)
+        if tell is not None and head is not None:
+            caller = self._caller
+            if caller is None or caller.headers is not head.headers or head.target[0] != _SLASH:
+                caller = self._caller = self._new_caller(head, exchange)
+            if exchange is None:
+                self._tell_answered(tell, caller, head, now)
+            else:
+                tell(
+                    caller,
+                    now,
+                    exchange.started,
+                    exchange.request.request_id,
+                    head.target,
+                    status or NO_ANSWER,
+                    exchange.bytes_in,
+                    exchange.bytes_out or sent,
+                    exchange,
+                    exchange.reason,
+                )
+        self._status = self._sent = 0
+        if exchange is None:
+            self._outgoing = None
+            self._began = self._taken = 0
+            self._reason = ""
+
+    def _tell_answered(self, tell: Tell, caller: Caller, head: RequestHead, now: float) -> None:
+        """Tell the log of what was answered without an exchange."""
+        id = self._outgoing.request_id if self._outgoing is not None else b""
+        began = self._began or now
+        tell(caller, now, began, id, head.target, self._status, self._taken, self._sent, None, self._reason)
+
+    def _new_caller(self, head: RequestHead, exchange: Exchange | None) -> Caller:
+        request = self._outgoing if exchange is None else exchange.request
+        client = b"" if request is None else request.client_ip
+        return caller_of(head, self._peer, self.transport, self._proxied.desk.trusted, client)

@@ -144,6 +144,7 @@ class Http2Channel(Http2Sending, Protocol):
         if under_way >= MAX_STREAMS or (self._leaving and number > self._last):
             # Nothing was done for it: it may be made again (RFC 9113, 8.7).
             self.connection.reset_stream(number, ErrorCodes.REFUSED_STREAM)
+            self._log_reset(Http2Stream(self, number, request_head(event.headers, True)[0]), "one too many")
             self._patience.spend(RESET_COST, "streams refused")
             return
         ended = event.stream_ended is not None
@@ -172,6 +173,12 @@ class Http2Channel(Http2Sending, Protocol):
             self._proxied.desk.log.failure("choosing where a request goes failed")
             stream.refuse(*answer_for(error))
 
+    def _log_reset(self, stream: Http2Stream, reason: str) -> None:
+        """Tell the log of a request that is not answered."""
+        stream.head.version = LOGGED_VERSION
+        stream.reason = reason
+        self.log_end(stream, None, 0)
+
     def _request(self, stream: Http2Stream, head: RequestHead) -> None:
         """Begin an exchange, or give an answer of ours; raises the `errors.ProxyError` that refuses."""
         desk = self._proxied.desk
@@ -180,10 +187,12 @@ class Http2Channel(Http2Sending, Protocol):
         )
         # Until here it was said in the words of HTTP/1.1.
         head.version = LOGGED_VERSION
+        stream.id, stream.client = request.request_id, request.client_ip
         to = self._proxied.choose(request)
         if to is None:
             # A built-in service, which twisted.web serves: the client asks again (RFC 9113, 7).
             self._patience.spend(1, "requests that are not for HTTP/2")
+            self._log_reset(stream, "to be asked for over HTTP/1.1")
             self.reset(stream, ErrorCodes.HTTP_1_1_REQUIRED)
         elif isinstance(to, Answer):
             stream.answer(to)

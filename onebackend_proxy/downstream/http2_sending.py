@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -12,10 +12,13 @@ from hyperframe.frame import GoAwayFrame
 from ..exchange import Exchange
 from ..headers import Peer
 from .counting import count
-from .accesslog import head_entry
+from .entries import NO_ANSWER, RESET, caller_of
 from .http2_frames import ANSWER_EARNS, Patience
 from .http2_stream import Http2Stream
 from .lingering import Lingering
+
+if TYPE_CHECKING:
+    from .resources import Proxied
 
 MAX_UNSENT = 4096
 """Bytes of what is not an answer that wait for the transport, before no more is read."""
@@ -33,6 +36,7 @@ class Http2Sending(Lingering):
     connection: H2Connection
     _patience: Patience
     _peer: Peer
+    _proxied: Proxied
     _reading = False
     _pumping = False
     # Nothing more goes out, or comes in; or no more requests do, behind the one that was the last. Before
@@ -83,13 +87,18 @@ class Http2Sending(Lingering):
 
     def log_end(self, stream: Http2Stream, exchange: Exchange | None, sent: int) -> None:
         """Count a request that was answered, or given up, and tell the access log of it."""
-        ended = self.site.reactor.seconds()
-        count(self.site.counts, exchange, stream.status, ended, ended, sent)
+        now = self.site.reactor.seconds()
+        count(self.site.counts, exchange, stream.status, now, now, sent)
         if self.site.on_request_end is not None:
-            now = self.site.reactor.seconds()
-            status = stream.status or 499
+            head = stream.head
+            trusted = self._proxied.desk.trusted
+            caller = caller_of(head, self._peer, self.transport, trusted, stream.client)
+            status = stream.status or (RESET if exchange is None else NO_ANSWER)
+            began, taken, reason = now, 0, stream.reason
+            if exchange is not None:
+                began, taken, reason = exchange.started, exchange.bytes_in, exchange.reason
             self.site.on_request_end(
-                head_entry(stream.head, exchange, now, self._peer.ip, status, sent, stream.reason)
+                caller, now, began, stream.id, head.target, status, taken, sent, exchange, reason
             )
 
     # Turns.

@@ -35,6 +35,8 @@ class Http2Stream(RequestDownstream):
     """Whether the channel has it among those that may send."""
     status = 0
     reason = ""
+    id = client = b""
+    """The request's id, and its client's address, once they have been found out."""
     quiet_since = 0
     """The tick at which anything of the answer last went out."""
     _left: int | None = None

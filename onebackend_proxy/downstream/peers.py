@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.web.server import Request
 
 from ..headers import Network, Peer, forwarded_client, is_trusted
@@ -28,6 +29,15 @@ def peer_of(address: IAddress, secure: bool, trusted: Sequence[Network] = ()) ->
 @functools.lru_cache(256)
 def _peer(ip: bytes, secure: bool, trusted: tuple[Network, ...]) -> Peer:
     return Peer(ip, is_trusted(ip, trusted), b"https" if secure else b"http")
+
+
+def tls_version(transport: Any) -> bytes:
+    """The version of TLS that is spoken on a connection, such as ``TLSv1.3``; b"" in clear."""
+    told: bytes | None = getattr(transport, "tls_version", None)
+    if told is None and ISSLTransport.providedBy(transport):
+        handle = getattr(transport, "getHandle", lambda: None)()
+        told = handle.get_protocol_version_name().encode("ascii") if handle is not None else b""
+    return told or b""
 
 
 def client_address(request: Request, trusted: Sequence[Network] = ()) -> str:

@@ -39,6 +39,10 @@ class ProxyRequest(Request):
     target = b""
     """The request target as it came; `uri` has no authority any more."""
     buffered = 0
+    request_id = b""
+    """The id of a request that was to be proxied."""
+    reason = ""
+    """Why it was refused, where it was."""
     _body_limit = MAX_BUFFERED
     _resource: Any = None
     _refusal: ProxyError | None = None
@@ -133,16 +137,17 @@ class ProxyRequest(Request):
 
     def refuse(self, error: ProxyError) -> None:
         """Answer with an error ourselves, outside of any resource, and close."""
+        self.reason = error.message
         self.code = self.channel.write_refusal(error, self.method, self.uri)
         self.startedWriting = 1
         if not self.complete:
             self.channel.drop_rest()
         self.finish()
 
-    def refused(self, status: int, method: bytes, target: bytes) -> None:
+    def refused(self, status: int, method: bytes, target: bytes, reason: str) -> None:
         """The channel has answered, before the head was complete: what the access log is to say."""
         self.method, self.uri, self.clientproto = method, target, b"-"
-        self.target = target
+        self.target, self.reason = target, reason
         self.code, self.startedWriting = status, 1
         self.began = self.began or self.channel.site.reactor.seconds()
 

@@ -81,9 +81,9 @@ def relay(
     ]
     head = RequestHead(request.method, target, fields, request.clientproto)
     try:
-        outgoing = desk.prepare(
-            head, peer, b"%032x" % getrandbits(128), desk.trusted, desk.exchanges.limits
-        )
+        outgoing = desk.prepare(head, peer, b"%032x" % getrandbits(128), desk.trusted, desk.exchanges.limits)
+        if isinstance(request, ProxyRequest):
+            request.request_id = outgoing.request_id
         to = choose(outgoing)
     except ProxyError as error:
         refuse(request, downstream, error, desk.log)
@@ -109,9 +109,7 @@ def relay(
         downstream.feed()
 
 
-def _count_at_end(
-    request: Any, downstream: ChannelDownstream | ResourceDownstream, desk: Desk
-) -> None:
+def _count_at_end(request: Any, downstream: ChannelDownstream | ResourceDownstream, desk: Desk) -> None:
     """Count a request of another program's Site when it is over."""
     clock = desk.exchanges.clock
     began = clock.seconds()
@@ -136,7 +134,10 @@ def refuse(
     """Answer with the error, and say in the log why."""
     if error.closes and isinstance(downstream, ChannelDownstream):
         request.channel.persistent = False
-    downstream.refuse(*report_refusal(log, request.method, request.uri, error))
+    status, message = report_refusal(log, request.method, request.uri, error)
+    if isinstance(request, ProxyRequest):
+        request.reason = message
+    downstream.refuse(status, message)
 
 
 class ReverseProxyResource(Proxied, Resource):

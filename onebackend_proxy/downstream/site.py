@@ -6,7 +6,7 @@ rendered when the head is complete, and gets the body as it comes. Everything el
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from typing import Protocol as Shape
 
@@ -19,9 +19,9 @@ from twisted.web.server import Request, Site
 
 from ..limits import DEFAULTS, Limits
 from ..metrics import RequestCounts
-from .accesslog import ClientOf, Entry, entry_of, peer_host
 from .channel import ProxyChannel
 from .counting import count
+from .entries import NO_ANSWER, ClientOf, Tell, peer_host, tell_of
 from .fast import FastChannel
 from .request import ProxyRequest
 from .resources import Proxied
@@ -52,7 +52,7 @@ class ClientChannel(Shape):
 class ProxySite(Site):
     """A `twisted.web` Site whose streaming resources get request bodies as they come.
 
-    `on_request_end` is called with the access log's entry of every request that was answered or given up;
+    `on_request_end` is called for every request that was answered or given up, for the access log;
     `client_of` tells whose request it was; `counts` counts them. With `fast`, connections begin on the fast
     plane, and come to twisted.web with their first request that is not proxied.
     """
@@ -65,7 +65,7 @@ class ProxySite(Site):
         self,
         resource: IResource,
         reactor: IReactorTime | None = None,
-        on_request_end: Callable[[Entry], None] | None = None,
+        on_request_end: Tell | None = None,
         *,
         client_of: ClientOf = peer_host,
         limits: Limits = DEFAULTS,
@@ -119,10 +119,10 @@ class ProxySite(Site):
         """twisted.web's hook: a request was answered."""
         assert isinstance(request, ProxyRequest)
         now = self.reactor.seconds()
-        status = request.code if request.startedWriting else 499
+        status = request.code if request.startedWriting else NO_ANSWER
         count(self.counts, request.exchange, status, now, request.began, request.sentLength, request.buffered)
         if self.on_request_end is not None:
-            self.on_request_end(entry_of(request, now, self._client_of))
+            tell_of(self.on_request_end, request, now, self._client_of)
 
     def acceptableProtocols(self) -> list[bytes]:
         """What may be spoken here over TLS; by default HTTP/1.1 only, whose channel makes bodies stream."""

@@ -271,6 +271,8 @@ class _Secured(Immediate):
 
     negotiatedProtocol: bytes | None = None
     """What ALPN chose."""
+    tls_version = b""
+    """What is spoken, such as ``TLSv1.3``, once it is."""
     certificate: Certificate | None = None
     """The one shown to this client."""
     _stage = _HELLO
@@ -446,6 +448,7 @@ class _Secured(Immediate):
         assert self._connection is not None
         self._stage = _OPEN
         self.negotiatedProtocol = self._connection.get_alpn_proto_negotiated() or None
+        self.tls_version = self._connection.get_protocol_version_name().encode("ascii")
         if self._proves:
             # Nothing is said on it (RFC 8737, 4); until it is closed, the handshake's time runs on.
             self.loseConnection()

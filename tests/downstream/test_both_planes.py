@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-import attrs
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SkipTest
 
 from onebackend_proxy import ProxySite
-from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.limits import DEFAULTS, Limits
 
 from ..conformance import ONE, UPGRADE, Client, new_plane
+from ..logged import Entries
 from .test_site import Echo, SiteTests
 
 HEAD = b"GET /svc/x HTTP/1.1\r\nHost: x\r\n"
@@ -455,12 +454,12 @@ class TestOldClientsFast(TestOldClients):
     fast = True
 
 
-def told(fast: bool) -> list[Entry]:
+def told(fast: bool) -> list[dict[str, Any]]:
     """What the access log is told of one and the same traffic, on either plane."""
-    ended: list[Entry] = []
+    ended = Entries()
 
     def site(resource: Any, clock: Clock) -> ProxySite:
-        return ProxySite(resource, clock, ended.append, fast=resource if fast else None)
+        return ProxySite(resource, clock, ended.tell, fast=resource if fast else None)
 
     plane = new_plane(site, ONE)
     plane.resource.serve({b"echo": Echo()})
@@ -501,13 +500,14 @@ def told(fast: bool) -> list[Entry]:
     plane.upstream.accept()
     assert plane.exchanges.cut() == 1
     plane.clock.advance(0)
-    return [attrs.evolve(entry, id=b"" if entry.id == b"" else b"id") for entry in ended]
+    return [{**entry.line, "id": bool(entry.id)} for entry in ended]
 
 
 def test_the_access_log_tells_the_same_of_both_planes() -> None:
     web, fast = told(False), told(True)
     assert len(web) == len(fast) == 12
     for one, other in zip(web, fast, strict=True):
-        # The web plane has no reason for what it refuses itself.
-        assert attrs.evolve(one, reason=other.reason) == other
-        assert one.reason in ("", other.reason)
+        if one["status"] == 404:
+            # Here twisted.web makes nothing of it that would have an id.
+            one["id"] = True
+        assert one == other

@@ -34,6 +34,7 @@ from onebackend_proxy.testing import MemoryStore, ScriptedUpstream
 
 from .. import conformance
 from ..conformance import ONE, Client, Plane, instance
+from ..logged import Entries
 from ..properties import OFTEN, PROPERTY
 from ..wire import Answer, Wire
 
@@ -518,8 +519,8 @@ class TestChallenges(EdgeTests):
     def make_factory(self, edge: EdgeResource, clock: Clock) -> ProxySite:
         """Port 80."""
         self.port = PlainEdge(edge, self.look_up)
-        self.entries: list[Any] = []
-        return ProxySite(self.port, clock, self.entries.append, fast=self.port)
+        self.entries = Entries()
+        return ProxySite(self.port, clock, self.entries.tell, fast=self.port)
 
     def look_up(self, host: str, token: str) -> Deferred[str | None]:
         """A test says when it is found."""

@@ -118,7 +118,7 @@ class TestHandingOver(FastTests):
         assert isinstance(self.channel(client), ProxyChannel)
         assert not client.wire.closed
         [entry] = self.ended
-        assert (entry.status, entry.service, entry.client) == (200, "", b"192.0.2.7")
+        assert (entry.status, entry.route, entry.client) == (200, "", b"192.0.2.7")
 
     def test_a_body_in_any_split(self) -> None:
         head = b"POST /echo/x HTTP/1.1\r\nHost: x\r\n"
@@ -154,7 +154,7 @@ class TestHandingOver(FastTests):
         client.ask()
         self.plane.upstream.accept().answer(b"proxied")
         assert client.answer().body == b"proxied"
-        assert [entry.service for entry in self.ended] == ["svc", "svc", "", "svc"]
+        assert [entry.route for entry in self.ended] == ["/svc", "/svc", "", "/svc"]
 
     def test_in_the_middle_of_a_pipeline(self) -> None:
         one = b"GET /svc/%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -261,7 +261,7 @@ class TestChannel(FastTests):
         assert self.ended == []
         client.leaves()
         [entry] = self.ended
-        assert (entry.status, entry.bytes_in, entry.bytes_out, entry.service) == (101, 4, 5, "svc")
+        assert (entry.status, entry.bytes_in, entry.bytes_out, entry.route) == (101, 4, 5, "/svc")
 
     def test_a_tunnel_that_breaks_is_one_as_well(self) -> None:
         self.plane.connect().ask(b"GET /svc/ws HTTP/1.1", *UPGRADE)

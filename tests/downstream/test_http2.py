@@ -18,7 +18,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
 from onebackend_proxy import ProxySite
-from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.downstream.fast import FastChannel
 from onebackend_proxy.downstream.http2 import Http2Channel
 from onebackend_proxy.downstream.http2_connection import CONNECTION_WINDOW, MAX_STREAMS, WINDOW
@@ -29,6 +28,7 @@ from onebackend_proxy.messages import Answer, Headers, ResponseHead
 from onebackend_proxy.testing import ScriptedConnection
 
 from ..conformance import ONE, Plane, new_plane
+from ..logged import Entries
 from ..wire import Wire
 
 GOAWAY = 7
@@ -190,10 +190,10 @@ class Http2Tests(SynchronousTestCase):
     limits: ClassVar[Limits] = DEFAULTS
 
     def setUp(self) -> None:
-        self.ended: list[Entry] = []
+        self.ended = Entries()
 
         def site(resource: Any, clock: Clock) -> ProxySite:
-            return ProxySite(resource, clock, self.ended.append, limits=self.limits, fast=resource)
+            return ProxySite(resource, clock, self.ended.tell, limits=self.limits, fast=resource)
 
         self.plane: Plane = new_plane(site, ONE, self.limits)
         self.clock = self.plane.clock
@@ -716,7 +716,7 @@ class TestAccessLog(Http2Tests):
         assert (entry.method, entry.target, entry.protocol) == (b"POST", b"/svc/x", b"HTTP/2.0")
         assert (entry.status, entry.bytes_in, entry.bytes_out) == (200, 3, 5)
         assert (entry.client, entry.host) == (b"192.0.2.7", b"front.example")
-        assert (entry.user_agent, entry.referer, entry.service) == (b"curl", b"r", "svc")
+        assert (entry.user_agent, entry.referer, entry.route) == (b"curl", b"r", "/svc")
 
     def test_a_refusal(self) -> None:
         client = self.connect()

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from onebackend_proxy import ProxySite
-from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.downstream.http2 import Http2Channel
 from onebackend_proxy.testing import ScriptedConnection
 
 from ..conformance import ONE, Plane, new_plane
+from ..logged import Entries
 from ..properties import PROPERTY
 from ..wire import Wire
 from .test_http2 import Http2Client
@@ -54,10 +54,10 @@ class Model:
     """A client, a service, and what each has said."""
 
     def __init__(self) -> None:
-        self.ended: list[Entry] = []
+        self.ended = Entries()
 
         def site(resource: Any, clock: Clock) -> ProxySite:
-            return ProxySite(resource, clock, self.ended.append, fast=resource)
+            return ProxySite(resource, clock, self.ended.tell, fast=resource)
 
         self.plane: Plane = new_plane(site, ONE)
         self.client = Http2Client(self.plane.factory, self.plane.clock, self.plane.resource)

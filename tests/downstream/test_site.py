@@ -15,7 +15,6 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from onebackend_proxy import ProxySite
-from onebackend_proxy.downstream.accesslog import Entry
 from onebackend_proxy.downstream.channel import MAX_NAME, MAX_WAITING
 from onebackend_proxy.downstream.lingering import LINGER_AT_MOST
 from onebackend_proxy.downstream.request import MAX_BUFFERED
@@ -25,6 +24,7 @@ from onebackend_proxy.messages import ResponseHead
 
 from .. import conformance
 from ..conformance import ONE, Client, Plane, new_plane
+from ..logged import Entries
 from ..wire import Answer, Producer
 
 
@@ -68,12 +68,12 @@ class SiteTests(SynchronousTestCase):
     limits: ClassVar[Limits] = DEFAULTS
 
     def setUp(self) -> None:
-        self.ended: list[Entry] = []
+        self.ended = Entries()
         self.echo = Echo()
 
         def site(resource: Any, clock: Clock) -> ProxySite:
             fast = resource if self.fast else None
-            return ProxySite(resource, clock, self.ended.append, limits=self.limits, fast=fast)
+            return ProxySite(resource, clock, self.ended.tell, limits=self.limits, fast=fast)
 
         self.plane = new_plane(site, ONE, self.limits)
         self.plane.resource.serve({b"echo": self.echo})
@@ -586,7 +586,7 @@ class TestAccessHook(SiteTests):
         client.answers()
         client.leaves()
         [entry] = self.ended
-        assert (entry.status, entry.service, entry.target) == (200, "svc", b"/svc/x")
+        assert (entry.status, entry.route, entry.target) == (200, "/svc", b"/svc/x")
         assert entry.bytes_out == 1
 
     def test_one_that_is_refused(self) -> None:
