@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from . import policies
 from .api import Api
 from .edge import Edge
 from .proxy_process import ProxyProcess, running
@@ -16,6 +18,7 @@ from .recording import Recorder
 from .servers import Server, start_nginx, start_node
 
 _numbers = itertools.count(1)
+_TRUSTING = ("--trusted-proxies", policies.TRUSTED)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +44,15 @@ def new_proxy(tmp_path) -> Iterator[Callable[..., ProxyProcess]]:
 
 @pytest.fixture(scope="session")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    """The proxy with its edge open that tests share; when the session ends it must stop well."""
-    shared = Edge(tmp_path_factory.mktemp("edge"))
+    """The proxy with its edge open that tests share."""
+    with _open_edge(tmp_path_factory) as shared:
+        yield shared
+
+
+@contextlib.contextmanager
+def _open_edge(paths: pytest.TempPathFactory, *options: str) -> Iterator[Edge]:
+    """When the session ends it must stop well."""
+    shared = Edge(paths.mktemp("edge"), *options)
     try:
         shared.start()
         yield shared
@@ -65,6 +75,27 @@ def new_edge(tmp_path) -> Iterator[Callable[..., Edge]]:
     yield make
     for each in made:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """The proxy that tests of policies share, its edge in clear; it believes `policies.TRUSTED`."""
+    with _open_edge(tmp_path_factory, "--edge-test-mode", *_TRUSTING) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """The same over TLS."""
+    with _open_edge(tmp_path_factory, *_TRUSTING) as shared:
+        yield shared
+
+
+@pytest.fixture(params=policies.DOORS)
+def door(request, desk: Edge, front: Edge) -> Iterator[policies.Door]:
+    """Each way to a service, which answers with the target."""
+    with policies.door_to(request.param, desk, front) as opened:
+        yield opened
 
 
 @pytest.fixture

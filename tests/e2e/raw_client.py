@@ -37,8 +37,10 @@ class Answer:
 class RawClient:
     """One connection to the proxy."""
 
-    def __init__(self, port: int, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, receive_buffer: int = 0, source: str = "127.0.0.1") -> None:
         self.sock = socket.socket()
+        if source != "127.0.0.1":
+            self.sock.bind((source, 0))
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)

@@ -60,14 +60,23 @@ class Recorder:
             if received is None:
                 return
             self.requests.append(received)
-            body = b"" if received.method == b"HEAD" else received.target
-            parser.send(h11.Response(status_code=200, headers=[(b"Content-Length", b"%d" % len(body))]))
-            parser.send(h11.Data(data=body))
-            parser.send(h11.EndOfMessage())
-            connection.answer(body)
+            body, fields, status = self.replied(received)
+            self._tell(parser, int(status.split()[0]), body)
+            connection.answer(body, status, *fields)
             if parser.our_state is not h11.DONE or parser.their_state is not h11.DONE:
                 return
             parser.start_next_cycle()
+
+    def replied(self, received: Received) -> tuple[bytes, tuple[str, ...], str]:
+        """The body, the field lines and the status that answer it."""
+        return (b"" if received.method == b"HEAD" else received.target), (), "200 OK"
+
+    @staticmethod
+    def _tell(parser: h11.Connection, status: int, body: bytes) -> None:
+        """What the parser must know of an answer that is sent past it."""
+        parser.send(h11.Response(status_code=status, headers=[(b"Content-Length", b"%d" % len(body))]))
+        parser.send(h11.Data(data=body))
+        parser.send(h11.EndOfMessage())
 
     def _next(self, parser: h11.Connection, connection: Connection) -> Received | None:
         """The next complete request; None when the proxy closed before there was one."""
