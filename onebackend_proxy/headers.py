@@ -298,10 +298,14 @@ def is_trusted(ip: bytes, networks: Sequence[Network]) -> bool:
     """Whether the address lies in one of the trusted proxies' networks."""
     if not networks:
         return False
-    address = _ip_address(ip)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    address = ip_of(ip)
     return address is not None and any(address in network for network in networks)
+
+
+def ip_of(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address, where IPv4 that is mapped into IPv6 is IPv4; None for ``unix:`` and what is none."""
+    address = _ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 def _ip_address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -480,11 +484,11 @@ def forwarded_client(
     there are both, it may be what the client sent, passed on.
     """
     if forwarded_for is None:
-        return peer.ip if _ip_address(real_ip) is None else real_ip
+        return peer.ip if ip_of(real_ip) is None else real_ip
     client = peer.ip
     for entry in reversed(forwarded_for.split(b",")):
         candidate = entry.strip()
-        if _ip_address(candidate) is None:
+        if ip_of(candidate) is None:
             break
         client = candidate
         if not is_trusted(candidate, trusted):

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
-from ..headers import Network
+from ..headers import ip_of
 from ..messages import Headers
 
 MAX_CREDENTIALS = 1024
@@ -16,7 +16,6 @@ MAX_KNOWN = 4096
 """Addresses of which it is remembered whether they are admitted."""
 
 _BITS = {4: 32, 6: 128}
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _NAME = b"authorization"
 _SCHEME = b"basic "
 # RFC 7617, 2: none may be in them. Those of latin-1 as well, for the user's name goes into the log.
@@ -26,25 +25,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _Prefixes = tuple[tuple[int, frozenset[int]], ...]
 
 
-def ip_of(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address, where IPv4 that is mapped into IPv6 is IPv4; None for ``unix:`` and what is none.
-
-    A zone (``%eth0``) means something on one machine only: an address with one is none.
-    """
-    if b"%" in text:
-        return None
-    try:
-        address = ipaddress.ip_address(text.decode("ascii"))
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
-
-
 class AddressRules:
     """Which client addresses are admitted: none of `deny`, and where there is an `allow`, only those in it.
 
-    Both are CIDRs or addresses; raises `ValueError` for anything else. What is no address (a Unix socket) is
-    in no network. It takes as long with thousands of networks as with a few.
+    Both are CIDRs as `records.Access` has them; raises `ValueError` for anything else. What is no address (a
+    Unix socket) is in no network. It takes as long with thousands of networks as with a few.
     """
 
     def __init__(self, allow: Sequence[str], deny: Sequence[str]) -> None:
@@ -79,21 +64,11 @@ class AddressRules:
         return admitted
 
 
-def _network(text: str) -> Network:
-    if "%" in text:
-        raise ValueError("a network has no zone")
-    network = ipaddress.ip_network(text, strict=False)
-    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        low = int(network.network_address) & 0xFFFFFFFF
-        return ipaddress.IPv4Network((low, network.prefixlen - 96))
-    return network
-
-
 def _prefixes(texts: Iterable[str]) -> dict[int, _Prefixes]:
     """The networks by the version of IP, and then by what of an address they do not look at."""
     heads: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
     for text in texts:
-        network = _network(text)
+        network = ipaddress.ip_network(text)
         drop = _BITS[network.version] - network.prefixlen
         heads[network.version].setdefault(drop, set()).add(int(network.network_address) >> drop)
     return {

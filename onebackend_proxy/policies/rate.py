@@ -14,10 +14,9 @@ from math import ceil, inf
 
 import attrs
 
-from ..headers import OutgoingRequest
+from ..headers import OutgoingRequest, ip_of
 from ..messages import Headers
 from ..records import RateLimit
-from .access import ip_of
 
 SLOTS = 65536
 """Clients with something owed that a table knows at a time; 16 bytes each."""

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onebackend_proxy.headers import ip_of
 from onebackend_proxy.policies.access import (
     MAX_CREDENTIALS,
     MAX_KNOWN,
     AddressRules,
     authorization,
     basic_credentials,
-    ip_of,
 )
 
 from ..properties import OFTEN, PROPERTY
@@ -44,12 +44,11 @@ class TestAddressRules:
             assert rules.admits(ip)
         assert not rules.admits(b"10.1.2.3")
 
-    def test_mapped_addresses_are_ipv4_on_both_sides(self):
-        for text in ("10.0.0.0/8", "::ffff:10.0.0.0/104", "::ffff:a00:0/104"):
-            rules = AddressRules((), (text,))
-            for ip in (b"10.1.2.3", b"::ffff:10.1.2.3", b"::ffff:a01:203", b"0:0:0:0:0:FFFF:10.1.2.3"):
-                assert not rules.admits(ip), (text, ip)
-            assert rules.admits(b"::10.1.2.3")
+    def test_mapped_addresses_are_ipv4(self):
+        rules = AddressRules((), ("10.0.0.0/8",))
+        for ip in (b"10.1.2.3", b"::ffff:10.1.2.3", b"::ffff:a01:203", b"0:0:0:0:0:FFFF:10.1.2.3"):
+            assert not rules.admits(ip)
+        assert rules.admits(b"::10.1.2.3")
 
     def test_each_version_has_its_own_everything(self):
         assert not AddressRules((), ("0.0.0.0/0",)).admits(b"192.0.2.1")
@@ -63,7 +62,7 @@ class TestAddressRules:
     def test_what_is_no_address_is_in_no_network(self, ip):
         assert not AddressRules(("0.0.0.0/0", "::/0"), ()).admits(ip)
 
-    @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "example.com", "10.0.0.0/8 ", "fe80::%eth0/64"])
+    @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "10.0.0.1/8", "example.com", "10.0.0.0/8 "])
     def test_what_is_no_network_is_an_error(self, text):
         with pytest.raises(ValueError):
             AddressRules((text,), ())
