@@ -292,7 +292,7 @@ class TestManyRoutes(MetricsTests):
 
     def test_it_breathes(self) -> None:
         breaths: list[float] = []
-        self.patch(exposition.time, "sleep", breaths.append)
+        self.patch(time, "sleep", breaths.append)
         for number in range(20):
             self.counts.add(f"{number}.com", 200, 0.1)
         picture = MetricSources("1", lambda: 0.0, self.counts, list, list, lambda _: True, {}).picture()
@@ -309,7 +309,7 @@ class TestManyRoutes(MetricsTests):
             self.counts.denied(f"{number % 7}.com", f"rule {number % 3}")
 
         self.patch(exposition, "AT_ONCE", 1)
-        self.patch(exposition.time, "sleep", request)
+        self.patch(time, "sleep", request)
         for _ in range(20):
             request(0.0)
         sources = MetricSources("1", lambda: 0.0, self.counts, list, list, lambda _: True, {})
