@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 from onebackend_proxy.downstream.entries import Caller
 from onebackend_proxy.downstream.logformat import json_line
 from onebackend_proxy.exchange import Exchange
+from onebackend_proxy.metrics import RequestCounts
 
 
 @attrs.frozen
@@ -54,6 +56,22 @@ class Entry:
 class Entries(list[Entry]):
     """All that was told, in order."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcomes: Counter[tuple[str, int]] = Counter()
+        """How often each Route, and first digit of a status, was told of."""
+
     def tell(self, *told: Any) -> None:
         """See `entries.Tell`."""
-        self.append(Entry(*told))
+        entry = Entry(*told)
+        self.append(entry)
+        self.outcomes[entry.route, entry.status // 100] += 1
+
+    def assert_counted(self, counts: RequestCounts) -> None:
+        """What was told is what was counted."""
+        counted = {
+            (route, digit): sum(outcomes.buckets)
+            for route, of_route in counts.all()
+            for digit, outcomes in of_route.outcomes.items()
+        }
+        assert counted == self.outcomes

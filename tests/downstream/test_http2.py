@@ -200,6 +200,10 @@ class Http2Tests(SynchronousTestCase):
         self.site: ProxySite = self.plane.factory
         self.upstream = self.plane.upstream
 
+    def tearDown(self) -> None:
+        if self.site.on_request_end is not None:
+            self.ended.assert_counted(self.site.counts)
+
     def connect(self, proxied: Any = None) -> Http2Client:
         """A new client."""
         return Http2Client(self.site, self.clock, proxied or self.plane.resource)

@@ -79,6 +79,10 @@ class SiteTests(SynchronousTestCase):
         self.plane.resource.serve({b"echo": self.echo})
         self.site: ProxySite = self.plane.factory
 
+    def tearDown(self) -> None:
+        if self.site.on_request_end is not None:
+            self.ended.assert_counted(self.site.counts)
+
     def statuses(self) -> list[int]:
         """The status of each line of the access log."""
         return [entry.status for entry in self.ended]
