@@ -7,11 +7,15 @@ import re
 
 import click
 import pytest
+import yaml
 
 from onebackend_proxy import __all__ as public_names
 from onebackend_proxy import exchange, headers
+from onebackend_proxy.api.rules import SaveRoutesBody
+from onebackend_proxy.api.validation import structure
 from onebackend_proxy.cli.main import cli
 from onebackend_proxy.downstream import channel, fast, lingering, request
+from onebackend_proxy.errors import BadRequest
 from onebackend_proxy.options import DEFAULT_LISTEN, SETTINGS
 from onebackend_proxy.options import LIMITS as LIMIT_SETTINGS
 from onebackend_proxy.tls import client_hello
@@ -46,7 +50,7 @@ def test_every_command_shown_exists(page):
     """`oo` and up to two words after it: a command, or a group and a command of it."""
     context = click.Context(cli)
     for words in re.findall(
-        r"^\s+(?:\$ )?(?:\.venv/bin/)?oo ([a-z]+(?: [a-z]+)?)", page.read_text(), re.MULTILINE
+        r"^\s+(?:\$ )?(?:\.venv/bin/)?oo ([a-z]+[a-z-]*(?: [a-z]+)?)", page.read_text(), re.MULTILINE
     ):
         first, _, second = words.partition(" ")
         command = cli.get_command(context, first)
@@ -112,3 +116,22 @@ def test_the_limits_are_those_of_the_code():
 def test_every_public_name_is_documented():
     text = (TOP / "docs" / "embedding.rst").read_text()
     assert [name for name in public_names if f"``{name}``" not in text] == []
+
+
+def routes_shown():
+    """The files of Routes on all pages."""
+    for page in PAGES:
+        for block in re.findall(r"code-block:: yaml\n\n((?:   .*\n|\n)+)", page.read_text()):
+            found = yaml.safe_load(block)
+            if isinstance(found, list) and "oo redirects save" not in block:
+                yield page.name, found
+
+
+def test_every_route_shown_can_be_saved():
+    shown = list(routes_shown())
+    assert {"routes.rst", "access.rst", "headers.rst", "maintenance.rst"} <= {page for page, _ in shown}
+    for page, routes in shown:
+        try:
+            structure(SaveRoutesBody, {"routes": routes})
+        except BadRequest as error:
+            raise AssertionError(f"{page}: {error}") from None
