@@ -18,7 +18,7 @@ from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, sel
 from ..policies.ranges import NOWHERE, byte_range
 from .fetching import Fetch, Flight, Follower, Place, Visit
 from .filters import Filter
-from .storage import NAME, Kept, Storage
+from .storage import Kept, Storage, cache_status
 
 if TYPE_CHECKING:
     from .exchange import GuardedExchange
@@ -65,6 +65,18 @@ class RouteCache:
         self.seconds = seconds
         self._flights: dict[Place, Flight] = {}
         self._fetches: dict[bytes, set[Fetch]] = {}
+        self.not_kept: ResponseHead | None = None
+        """The last head that nobody may keep, whoever asks: it comes again as the same object."""
+        self._told: tuple[ResponseHead, bytes, ResponseHead] | None = None
+
+    def with_status(self, head: ResponseHead, said: bytes) -> ResponseHead:
+        """A head with Cache-Status; one that comes again is known."""
+        told = self._told
+        if told is not None and told[0] is head and told[1] == said:
+            return told[2]
+        new = head.with_field(cache_status(said))
+        self._told = head, said, new
+        return new
 
     def serve(self, exchange: GuardedExchange) -> None:
         """Answer from what is kept, or let the request go on."""
@@ -154,7 +166,7 @@ class RouteCache:
     def _go_past(self, exchange: GuardedExchange, reason: bytes) -> None:
         self.storage.stats.bypass += 1
         exchange.cache = "bypass"
-        exchange.fields.append((b"Cache-Status", NAME + b"; " + reason))
+        exchange.fields.append(cache_status(reason))
         exchange.go_upstream()
 
     def _fetch(self, visit: Visit, kept: Kept | None) -> None:
@@ -168,7 +180,7 @@ class RouteCache:
             # What it brings is no answer to a GET, and is not kept.
             self.storage.stats.misses += 1
             exchange.cache = "miss"
-            exchange.fields.append((b"Cache-Status", NAME + b"; " + visit.reason))
+            exchange.fields.append(cache_status(visit.reason))
             exchange.go_upstream()
             return
         conditions = kept.terms.validators.conditions() if kept is not None else []

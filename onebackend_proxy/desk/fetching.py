@@ -12,12 +12,12 @@ from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead
 from ..policies.cache_control import shown_date
-from ..policies.cache_requests import Asked, selected
+from ..policies.cache_requests import PLAIN, Asked, selected
 from ..policies.caching import ERRORS, terms_of
 from ..policies.conditions import updated
 from ..tunnel import Tunnel
 from .filters import Filter
-from .storage import NAME, Kept
+from .storage import Kept, cache_status
 
 if TYPE_CHECKING:
     from .caching import RouteCache
@@ -190,13 +190,22 @@ class Fetch(Filter):
             self._cover(b"fwd=stale; fwd-status=%d" % head.status)
         else:
             self._decide(head, now)
-            self.to.respond(head)
+            reason = self.visit.reason
+            if self._mode == _KEEPING:
+                reason += b"; stored"
+            if self._exchange is not None:
+                self._exchange.cache = "miss"
+            self.to.respond(self._cache.with_status(head, reason))
 
     def _decide(self, head: ResponseHead, now: float) -> None:
         """Keep it or not."""
-        storage = self._cache.storage
+        cache = self._cache
+        storage = cache.storage
         visit = self.visit
         asked = visit.asked
+        if head is cache.not_kept and asked is PLAIN:
+            self._go_by(head)
+            return
         if self._conditional and not asked.plain:
             # It was not asked in the client's words.
             asked = attrs.evolve(asked, plain=True)
@@ -210,21 +219,21 @@ class Fetch(Filter):
             values = selected(self._request.headers, terms.vary)
             self._new = lambda body: Kept(visit.key, values, self._as_dated(now), body, terms)
         else:
-            self._pass_by()
-            if self._kept is not None and head.status < 500:
-                # There is something else now.
-                storage.drop(self._kept)
-        self._tell(visit.reason + (b"; stored" if self._mode == _KEEPING else b""), "miss")
+            if asked is PLAIN and not self.doomed:
+                cache.not_kept = head
+            self._go_by(head)
+
+    def _go_by(self, head: ResponseHead) -> None:
+        """Nobody may keep it."""
+        self._pass_by()
+        if self._kept is not None and head.status < 500:
+            # There is something else now.
+            self._cache.storage.drop(self._kept)
 
     def _as_dated(self, now: float) -> ResponseHead:
         head = self._head
         assert head is not None
         return head if head.dated else head.with_field((b"Date", shown_date(now)))
-
-    def _tell(self, status: bytes, word: str) -> None:
-        if self._exchange is not None:
-            self._exchange.cache = word
-            self._exchange.fields.append((b"Cache-Status", NAME + b"; " + status))
 
     def _pass_by(self) -> None:
         self._mode = _PASSING
@@ -304,7 +313,9 @@ class Fetch(Filter):
             self._give()
             return
         self._over()
-        self._tell(self.visit.reason, "miss")
+        if self._exchange is not None:
+            self._exchange.cache = "miss"
+            self._exchange.fields.append(cache_status(self.visit.reason))
         self.to.refuse(status, message)
         # The others will fare no better, but they need not wait in a queue for that.
         self._cache.landed(self, None)
@@ -350,7 +361,9 @@ class Fetch(Filter):
         assert before is not None
         storage = self._cache.storage
         storage.stats.revalidated += 1
-        headers = updated(before.headers, head.headers)
+        # Without a Date it is from now, and not from when the answer was made.
+        by = head.headers if head.dated else [*head.headers, (b"Date", shown_date(now))]
+        headers = updated(before.headers, by)
         merged = ResponseHead(before.status, before.reason, headers, len(before.body), True)
         asked = attrs.evolve(self.visit.asked, plain=True)
         terms = terms_of(asked, self._request.headers, merged, self._sent, now, self.visit.authenticated)

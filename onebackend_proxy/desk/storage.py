@@ -27,6 +27,11 @@ _ENTRY = 1500
 _FIELD = sys.getsizeof(()) + 16 + 2 * sys.getsizeof(b"") + 8
 
 
+def cache_status(said: bytes) -> tuple[bytes, bytes]:
+    """The field Cache-Status with what this cache says."""
+    return b"Cache-Status", NAME + b"; " + said
+
+
 @attrs.define
 class StorageStats:
     """Counted since the start (`bytes` and `entries`: what there is now)."""
@@ -111,7 +116,7 @@ class Kept:
         left = self.terms.lifetime - age
         return [
             (b"Age", b"%d" % age),
-            (b"Cache-Status", NAME + b"; " + (status or b"hit; ttl=%d" % left)),
+            cache_status(status or b"hit; ttl=%d" % left),
         ]
 
 

@@ -74,7 +74,8 @@ class Asked:
     """Whether a whole answer is wanted, in any case."""
 
 
-_PLAIN = Asked()
+PLAIN = Asked()
+"""What most requests ask for: `read_request` gives this object."""
 
 
 def read_request(headers: Headers) -> Asked:
@@ -93,7 +94,7 @@ def read_request(headers: Headers) -> Asked:
             found = {what: value}
         else:
             found[what] = found[what] + b", " + value if what in found else value
-    return _PLAIN if found is None else _asked(found)
+    return PLAIN if found is None else _asked(found)
 
 
 def _asked(found: dict[int, bytes]) -> Asked:

@@ -92,10 +92,10 @@ class CacheTests(SynchronousTestCase):
     def is_kept(self, *answer: Field, ask: tuple[bytes, ...] = (), **more: Any) -> bool:
         """Whether such an answer is given to the next who asks the same."""
         self.fill(*answer, ask=ask, **more)
-        client = self.send(*ask)
-        waiting = self.plane.upstream.connecting
+        client = self.send(*ask, **({"line": more["line"]} if "line" in more else {}))
+        waiting = len(self.plane.upstream.connecting)
         if waiting:
-            self.plane.upstream.accept().answer(b"again")
+            self.plane.upstream.accept().answer(b"again", 200, cc(b"no-store"))
         assert client.answer().complete
         return not waiting
 
