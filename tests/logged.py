@@ -60,12 +60,20 @@ class Entries(list[Entry]):
         super().__init__()
         self.outcomes: Counter[tuple[str, int]] = Counter()
         """How often each Route, and first digit of a status, was told of."""
+        self.totals: dict[str, tuple[int, int, float]] = {}
+        """Of each Route: bytes both ways, and seconds."""
 
     def tell(self, *told: Any) -> None:
         """See `entries.Tell`."""
         entry = Entry(*told)
         self.append(entry)
         self.outcomes[entry.route, entry.status // 100] += 1
+        bytes_in, bytes_out, seconds = self.totals.get(entry.route, (0, 0, 0.0))
+        self.totals[entry.route] = (
+            bytes_in + entry.bytes_in,
+            bytes_out + entry.bytes_out,
+            seconds + entry.now - entry.began,
+        )
 
     def assert_counted(self, counts: RequestCounts) -> None:
         """What was told is what was counted."""
@@ -75,3 +83,8 @@ class Entries(list[Entry]):
             for digit, outcomes in of_route.outcomes.items()
         }
         assert counted == self.outcomes
+        totals = {
+            route: (each.bytes_in, each.bytes_out, sum(o.seconds for o in each.outcomes.values()))
+            for route, each in counts.all()
+        }
+        assert totals == self.totals
