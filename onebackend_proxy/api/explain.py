@@ -154,9 +154,14 @@ def _outcome(choose: Choose, asked: Asked, secure: bool, now: float) -> Json:
 
 def _behind(guard: Guard) -> Upstream | None:
     """What a guard lets requests go to, None for a built-in service; raises what all are answered with."""
-    if guard.paused is not None:
-        raise Paused(guard.paused.message, guard.paused.retry_after)
+    _refuse_paused(guard.route)
     return None if service_of(guard.route.target) in BUILT_IN_SLUGS else guard.upstream()
+
+
+def _refuse_paused(route: Route) -> None:
+    pause = route.policy.paused
+    if pause is not None:
+        raise Paused(pause.message, pause.retry_after)
 
 
 def _unserved(asked: Asked, path: str, redirects: Sequence[Redirect], routes: Sequence[Route]) -> Json | None:
@@ -166,7 +171,13 @@ def _unserved(asked: Asked, path: str, redirects: Sequence[Redirect], routes: Se
         _host, slash, prefix = first.id.partition("/")
         location = redirect_location(slash + prefix, first.target, path, asked.target)
         return {"status": first.status_code, "location": location.decode("latin-1")}
-    return None if routes else {"status": NotFound.status}
+    if not routes:
+        return {"status": NotFound.status}
+    try:
+        _refuse_paused(routes[0])
+    except Paused as error:
+        return _error_json(error)
+    return None
 
 
 def _error_json(error: ProxyError) -> Json:

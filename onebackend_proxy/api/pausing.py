@@ -8,7 +8,9 @@ import attrs
 
 from ..errors import BadRequest, NotFound
 from ..interfaces import IRegistry, IStore
+from ..password_work import InThread
 from ..records import Pause, Route
+from .collection import read_body
 from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_EDIT, require
@@ -61,7 +63,7 @@ def _change(ids: Sequence[str], served: Callable[[str], bool], pause: Pause | No
     return change
 
 
-def pausing_operations(store: IStore, registry: IRegistry) -> list[Operation]:
+def pausing_operations(store: IStore, registry: IRegistry, in_thread: InThread) -> list[Operation]:
     """The calls that pause and resume, all of the ids that they are given or none."""
 
     def served(slug: str) -> bool:
@@ -76,12 +78,13 @@ def pausing_operations(store: IStore, registry: IRegistry) -> list[Operation]:
 
     async def pause(call: Call) -> Answer:
         require(call.caller.roles, ROUTE_EDIT)
-        body = call.body(PauseBody)
+        body = await read_body(call, lambda: call.body(PauseBody), in_thread)
         return await done(body.ids, body.record())
 
     async def resume(call: Call) -> Answer:
         require(call.caller.roles, ROUTE_EDIT)
-        return await done(call.body(ResumeBody).ids, None)
+        body = await read_body(call, lambda: call.body(ResumeBody), in_thread)
+        return await done(body.ids, None)
 
     return [
         Operation(b"POST", ("routes", "pause"), pause),

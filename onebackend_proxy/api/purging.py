@@ -8,6 +8,8 @@ import attrs
 
 from ..errors import NotFound
 from ..interfaces import IStore
+from ..password_work import InThread
+from .collection import read_body
 from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_EDIT, require
@@ -29,12 +31,12 @@ class PurgeBody:
             raise wrong("ids", "cannot stand beside all" if self.all else "is empty, and all is not true")
 
 
-def purge_operation(store: IStore, purge: Purge | None) -> Operation:
+def purge_operation(store: IStore, purge: Purge | None, in_thread: InThread) -> Operation:
     """The call that purges; `purge` is None where nothing is cached."""
 
     async def run(call: Call) -> Answer:
         require(call.caller.roles, ROUTE_EDIT)
-        body = call.body(PurgeBody)
+        body = await read_body(call, lambda: call.body(PurgeBody), in_thread)
         if purge is None:
             raise NotFound("no answers are cached here")
         if not body.ids:

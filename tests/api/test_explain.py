@@ -181,7 +181,7 @@ def guarded(route: Route, upstream: Any = None) -> dict[str, Any]:
     def never() -> Any:
         raise AssertionError("a built-in service has no upstream")
 
-    guard = Guard(route, upstream or never, paused=route.policy.paused)
+    guard = Guard(route, upstream or never)
     edge.published = attrs.evolve(edge.published, routes=RouteTable([route]))
     edge.view = attrs.evolve(edge.view, https=lambda request: guard)
     return told("guarded.com", edge)
@@ -209,6 +209,9 @@ def test_a_paused_route_is_not_served():
     found = guarded(Route("guarded.com", "http://a", policy=Policy(paused=pause)))
     assert found["answer"] == {"status": 503, "error": "back soon"}
     assert "upstream" not in found
+    route = Route("x.com", "http://a", policy=Policy(paused=Pause(message="soon")))
+    published = Published(RouteTable([route]), RouteTable(), (), ())
+    assert explain(read_url("x.com"), published, None, START)["answer"] == {"status": 503, "error": "soon"}
 
 
 def test_a_built_in_service_behind_a_policy():
@@ -358,7 +361,8 @@ class OverTheApiTests(TestCase):
         self.assertEqual(found["answer"]["status"], 404)
 
     def test_the_service_side_says_it(self):
-        guard = Guard(Route("/shop-svc"), lambda: Upstream("x", ()), paused=Pause(message="not now"))
+        paused = Policy(paused=Pause(message="not now"))
+        guard = Guard(Route("/shop-svc", policy=paused), lambda: Upstream("x", ()))
         self.make(services=lambda request: guard)
         self.assertEqual(self.explain("/shop-svc/x").json["answer"], {"status": 503, "error": "not now"})
 
