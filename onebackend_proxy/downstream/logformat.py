@@ -23,7 +23,8 @@ _REMEMBERED = 160
 """Bytes of a text that is remembered: the same few come again and again."""
 
 _UNPRINTABLE = re.compile(rb'[^\x20-\x7e]|["\\]')
-_PARAMETER = re.compile(rb"([?&;])([^?&;=#]*)=([^&;#]*)")
+_NAME = re.compile(rb"[?&;]([^?&;=#]*)=")
+_END = re.compile(rb"[&#]|$")
 _USER = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 _SECRET = re.compile(
     rb"token|secret|passw|passphrase|pwd|api[-_]?key|access[-_]?key|signature|^sig$|credential|jwt|session|^auth"
@@ -34,13 +35,19 @@ def without_secrets(url: bytes) -> bytes:
     """A URL or request target without its user, and without what its parameters with telling names say."""
     if b"@" in url:
         url = _USER.sub(lambda match: (match[1] or b"") + b"//" + HIDDEN + b"@", url)
-    return _PARAMETER.sub(_hidden, url) if b"=" in url else url
+    return _without_values(url) if b"=" in url else url
 
 
-def _hidden(match: re.Match[bytes]) -> bytes:
-    if _SECRET.search(unquote_to_bytes(match[2]).lower()):
-        return match[1] + match[2] + b"=" + HIDDEN
-    return match[0]
+def _without_values(url: bytes) -> bytes:
+    written = b""
+    at = 0
+    for name in _NAME.finditer(url):
+        # Not within a value that is hidden; but where a value is a URL itself.
+        if name.start() >= at and _SECRET.search(unquote_to_bytes(name[1]).lower()):
+            written += url[at : name.end()] + HIDDEN
+            end = _END.search(url, name.end())
+            at = end.start() if end is not None else len(url)
+    return written + url[at:]
 
 
 def _quoted(text: bytes) -> bytes:
@@ -126,7 +133,7 @@ def json_line(
     reason: str,
 ) -> bytes:
     """One JSON object, and the end of the line: see `entries.Tell`, and docs/logging.rst."""
-    took = int((now - began) * 10_000)
+    took = int((now - began) * 10_000 + 0.5)
     place = _NOWHERE
     upstream = b"null"
     words = _NO_WORDS
@@ -134,7 +141,7 @@ def json_line(
         place = _place_json(exchange.upstream.name, exchange.endpoint)
         answered = exchange.answered
         if answered:
-            waited = int((answered - exchange.asked) * 10_000)
+            waited = int((answered - exchange.asked) * 10_000 + 0.5)
             upstream = _TENTHS[waited] if 0 <= waited < _SHORT else _tenths(waited)
         if reason or exchange.cache or exchange.user:
             words = _words_json(exchange.cache, exchange.user, reason)
