@@ -30,6 +30,9 @@ JSON_2K_ANSWER = json.dumps(
 MIB = 1 << 20
 FILES = {DOWNLOAD_100M: 100 * MIB, DOWNLOAD_512M: 512 * MIB}
 
+ADDRESSES = 32
+"""From 127.0.0.1 on: an address is one instance, of one service."""
+
 # To answer a POST only when all of its body is here, nginx asks itself, without the body; the answer is
 # the number of bytes that came.
 _CONFIG = """
@@ -43,7 +46,7 @@ http {{
   client_max_body_size 0; client_body_buffer_size 2m;
   upstream self {{ server unix:{folder}/self; keepalive 64; }}
   server {{
-    listen 127.0.0.1:{port} backlog=4096; root {folder}/files; default_type application/json;
+    {listens} root {folder}/files; default_type application/json;
     location = /{slug}/x {{ return 200 'hello world\\n'; }}
     location = /{slug}/varied {{ add_header X-Trace $request_id; return 200 'hello world\\n'; }}
     location ~ ^/[a-z]+-svc/x$ {{ return 200 'hello world\\n'; }}
@@ -95,6 +98,7 @@ def backend() -> Iterator[Backend]:
             with open(f"{files}{path}", "wb") as file:
                 file.truncate(size)
         config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(folder=folder, port=port, slug=SLUG))
+        listens = " ".join(f"listen 127.0.0.{one}:{port} backlog=4096;" for one in range(1, ADDRESSES + 1))
+        config.write_text(_CONFIG.format(folder=folder, listens=listens, slug=SLUG))
         with process([str(nginx_binary()), "-p", name, "-c", str(config)], LOAD_CORE, port):
             yield Backend(port, folder / "count")

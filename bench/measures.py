@@ -20,6 +20,7 @@ from processes import HERE, LOAD_CORE, Running, pinned
 KIB = 1024
 GIB = 1 << 30
 SMALL_GET = Load(SMALL)
+CPU = "CPU µs/request"
 
 
 @dataclass
@@ -105,7 +106,7 @@ def rated(proxy: Running, run: Callable[[], Outcome]) -> Measured:
     outcome = run()
     cpu = proxy.cpu() - before
     columns = {
-        "CPU µs/request": cpu * 1e6 / max(outcome.requests, 1),
+        CPU: cpu * 1e6 / max(outcome.requests, 1),
         "busy %": 100 * cpu / outcome.seconds,
     }
     rate = outcome.requests / outcome.seconds

@@ -213,8 +213,10 @@ def _tell(api: str, wanted: Wanted, variants: Sequence[str]) -> None:
     token = _call("POST", f"{api}/user-svc/login", login)["token"]["token"]
     target = f"http://127.0.0.1:{wanted.backend}"
     if wanted.site is None:
-        for slug in (SLUG, *(f"{name}-svc" for name in variants)):
-            _call("PUT", f"{api}/registry-svc/instance", {"url": target, "slug": slug}, token)
+        for number, slug in enumerate((SLUG, *(f"{name}-svc" for name in variants)), 1):
+            # An address is one instance, of one service.
+            url = f"http://127.0.0.{number}:{wanted.backend}"
+            _call("PUT", f"{api}/registry-svc/instance", {"url": url, "slug": slug}, token)
         if entries := [entry(name, target) for name in variants if VARIANTS[name].policy]:
             _call("PUT", f"{api}/proxy-svc/routes", {"routes": entries}, token)
         return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from measures import Measured
+from measures import CPU, Measured
 from peers import OURS, PEERS
 from scenarios import Scenario, Target
 
@@ -34,10 +34,11 @@ class Results:
         ours, theirs = self.median(OURS), self.median(peer)
         return ours / theirs if ours is not None and theirs else None
 
-    def part(self, peer: str, of: str) -> float | None:
-        """The median of what this peer's figure is of another's in the same round."""
+    def part(self, peer: str, of: str, column: str = "") -> float | None:
+        """The median of what this peer's figure, or a column, is of another's in the same round."""
         both = zip(self.rounds.get(peer, []), self.rounds.get(of, []), strict=False)
-        parts = [one.figure / other.figure for one, other in both if not (one.errors or other.errors)]
+        clean = [(one, other) for one, other in both if not (one.errors or other.errors)]
+        parts = [_value(one, column) / (_value(other, column) or 1) for one, other in clean]
         return statistics.median(parts) if parts else None
 
     def verdict(self, target: Target) -> str:
@@ -55,6 +56,10 @@ class Results:
         if len(self.clean(subject)) < len(self.rounds[subject]):
             return f"{name}{target}: NOT MET, errors"
         return f"{name}{target}: {'met' if target.is_met(value) else 'NOT MET'}"
+
+
+def _value(one: Measured, column: str) -> float:
+    return one.columns.get(column, 0.0) if column else one.figure
 
 
 def as_json(results: dict[str, Results], about: dict[str, str]) -> dict[str, Any]:
@@ -103,9 +108,8 @@ def _table(results: Results) -> str:
     columns = list(
         dict.fromkeys(name for rounds in results.rounds.values() for each in rounds for name in each.columns)
     )
-    compared = (
-        ["it / without"] if any(PEERS[peer].beside in results.rounds for peer in results.rounds) else []
-    )
+    without = any(PEERS[peer].beside in results.rounds for peer in results.rounds)
+    compared = ["it / without", "the same in CPU"] if without else []
     compared += ["ours / it"] if OURS in results.rounds else []
     rows = [["proxy", results.scenario.unit, "from - to", *compared, "target", *columns, "errors"]]
     for peer in PEERS:
@@ -134,6 +138,7 @@ def _row(results: Results, peer: str, compared: Sequence[str], columns: Sequence
     beside = PEERS[peer].beside
     ratios = {
         "it / without": _shown(results.part(peer, beside), 2) if beside in results.rounds else "",
+        "the same in CPU": _shown(results.part(peer, beside, CPU), 2) if beside in results.rounds else "",
         "ours / it": _shown(results.ratio(peer), 2) if peer != OURS else "",
     }
     return [

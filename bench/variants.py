@@ -195,10 +195,10 @@ def admitted(bench: Bench, proxy: Running) -> Measured:
     """How far from its limit it lets in, in %: ADMITTED a second of OFFERED, and BURST + 1 at once."""
     load = dataclasses.replace(_load(proxy.variant), also=429)
     outcome = watched(bench, lambda: pace(proxy, load, bench.seconds, OFFERED))
-    offered = (outcome.requests + outcome.others) / bench.seconds
+    offered = (outcome.requests + outcome.others) / outcome.seconds
     if offered < 0.95 * OFFERED:
         outcome.errors.append(f"only {offered:,.0f} requests/s were sent")
-    expected = ADMITTED * bench.seconds + BURST + 1
+    expected = ADMITTED * outcome.seconds + BURST + 1
     columns = {"admitted": outcome.requests, "expected": expected, "refused": outcome.others}
     return Measured(100 * abs(outcome.requests / expected - 1), columns, outcome.errors)
 
