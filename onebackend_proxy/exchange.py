@@ -147,6 +147,11 @@ class Exchange:
             return
         self._try_next(self.started)
 
+    def limit_body(self, size: int) -> None:
+        """Let the request's body have at most so many bytes, whatever the settings say; 0 is no limit."""
+        if not self._request_done:
+            self._body_limit = size
+
     def _too_large(self, size: int) -> bool:
         """Refuse the request if a body of this size is over the limit."""
         limit = self._body_limit

@@ -34,8 +34,9 @@ class BasicAuth:
         self._all = tuple(self._hashes.values())
         self._work = work
         self._known: dict[bytes, str] = {}
-        # The same credentials are checked once at a time, whoever waits for it.
+        # The same credentials are checked once at a time, whoever waits for it, and as long as somebody does.
         self._waiting: dict[bytes, list[Deferred[str | None]]] = {}
+        self._checks: dict[bytes, Deferred[bool]] = {}
 
     def __repr__(self) -> str:
         known, waiting = len(self._known), len(self._waiting)
@@ -57,38 +58,55 @@ class BasicAuth:
         credentials = read_basic(value)
         if credentials is None or not self._all:
             return None
-        mine: Deferred[str | None] = Deferred()
+        mine: Deferred[str | None] = Deferred(partial(self._leave, key))
         waiting = self._waiting.get(key)
         if waiting is not None:
             waiting.append(mine)
             return mine
         self._waiting[key] = [mine]
-        self._compute(key, *credentials)
+        check = self._checks[key] = self._begin(*credentials)
+        check.addCallbacks(partial(self._checked, key, credentials[0]), partial(self._failed, key))
         return mine
 
-    def _compute(self, key: bytes, user: str, password: str) -> None:
+    def known(self, headers: Headers) -> str | None:
+        """As `check`, where nothing has to be computed: None for all who have not come in before."""
+        value = authorization(headers)
+        return None if value is None else self._known.get(blake2b(value, key=_KEY).digest())
+
+    def _begin(self, user: str, password: str) -> Deferred[bool]:
         encoded = self._hashes.get(user)
-        exists = encoded is not None
         if encoded is None:
             # The same one each time: users may have hashes of different cost.
             encoded = decoy_like(self._all[_number(user) % len(self._all)])
-        done = self._work.check(password, encoded)
-        done.addCallbacks(partial(self._checked, key, user if exists else None), partial(self._failed, key))
+        return self._work.check(password, encoded)
 
-    def _checked(self, key: bytes, user: str | None, fits: bool) -> None:
-        who = user if fits else None
+    def _leave(self, key: bytes, mine: Deferred[str | None]) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.remove(mine)
+            if not waiting:
+                # It may not have begun, and others wait for their turn.
+                self._checks[key].cancel()
+
+    def _checked(self, key: bytes, user: str, fits: bool) -> None:
+        who = user if fits and user in self._hashes else None
         if who is not None:
             if len(self._known) >= MAX_REMEMBERED:
                 del self._known[next(iter(self._known))]
             self._known[key] = who
-        for each in self._waiting.pop(key):
+        for each in self._over(key):
             if not each.called:
                 each.callback(who)
 
     def _failed(self, key: bytes, failure: Failure) -> None:
-        for each in self._waiting.pop(key):
+        for each in self._over(key):
             if not each.called:
                 each.errback(failure)
+
+    def _over(self, key: bytes) -> list[Deferred[str | None]]:
+        """Those who have waited for it."""
+        del self._checks[key]
+        return self._waiting.pop(key)
 
 
 def _number(user: str) -> int:

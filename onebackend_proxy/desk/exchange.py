@@ -15,18 +15,21 @@ from ..exchange import Exchange, Exchanges, State
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import NO_BODY, Headers, ResponseHead, field_lines
-from ..policies.editing import Values, without_lines
+from ..policies.editing import without_lines
 from ..policies.rate import rate_fields
-from ..routing import stripped_target
 from .filters import Filter
 from .outlet import Outlet
+from .shaped import PolicyExchange
 from .sources import PIECE, Memory, Source
 
 if TYPE_CHECKING:
     from .guard import Guard
 
 
-class GuardedExchange(Exchange):
+CREDENTIALS = frozenset((b"authorization",))
+
+
+class GuardedExchange(PolicyExchange):
     """An exchange of a Route with a policy, or of such a service.
 
     Others may keep it waiting (`wait`), answer in the place of an upstream (`answer`, `answer_from`), or let
@@ -38,14 +41,9 @@ class GuardedExchange(Exchange):
     def __init__(
         self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, guard: Guard
     ) -> None:
-        super().__init__(exchanges, downstream, request, guard.nowhere)
-        self.guard = guard
-        self.fields: Headers = []
-        """What is added to the answer, whoever makes it."""
+        super().__init__(exchanges, downstream, request, guard.nowhere, guard)
         self.asked_target = request.target
         """The target as the client sent it; the request's own is what the service gets."""
-        if guard.body_limit is not None and not self._request_done:
-            self._body_limit = guard.body_limit
         outlet: Downstream = Outlet(downstream, self)
         if guard.compress:
             # Only who compresses loads what that takes.
@@ -53,10 +51,6 @@ class GuardedExchange(Exchange):
 
             outlet = Compressing(outlet, request)
         self._downstream = outlet
-
-    def values(self, **more: str) -> Values:
-        """What placeholders stand for, and what else is said."""
-        return Values(self.request, self.user, **more)
 
     # Coming in.
 
@@ -79,7 +73,7 @@ class GuardedExchange(Exchange):
             raise NotPermitted("access denied")
         if guard.limiter is not None:
             verdict = guard.limiter.take(request, self.started)
-            self.fields += rate_fields(guard.limiter, verdict)
+            self.fields += rate_fields(guard.limiter, verdict)[0]
             if not verdict.admitted:
                 self.denied = "rateLimit"
                 wait = max(1, -int(-verdict.retry_after // 1))
@@ -130,7 +124,7 @@ class GuardedExchange(Exchange):
             raise error
         self.user = user
         # They are for us; the service would have no use for them, and might log them.
-        self.change_request(frozenset((b"authorization",)), [])
+        self.change_request(CREDENTIALS, [])
         self._authenticated()
 
     def _authenticated(self) -> None:
@@ -143,27 +137,11 @@ class GuardedExchange(Exchange):
     def admitted(self) -> None:
         """It may come in: make of the request what the service is to get, and go on."""
         guard = self.guard
-        if guard.request_edits or guard.prefix:
-            self._edit_request()
+        guard.edit(self.request, self.user)
         if guard.cache is not None:
             guard.cache.serve(self)
         else:
             self.go_upstream()
-
-    def _edit_request(self) -> None:
-        """In place: the request is this exchange's own."""
-        guard = self.guard
-        request = self.request
-        if guard.prefix and request.target != b"*":
-            request.target = stripped_target(guard.prefix, request.target)
-            request.lines += guard.prefix_line
-        edits = guard.request_edits
-        if edits is not None:
-            values = self.values()
-            host = edits.host.filled(values) if edits.host is not None else ""
-            request.headers, request.lines = edits.applied(request.headers, request.lines, values)
-            if host:
-                request.host = host.encode("ascii", "replace")
 
     def change_request(self, without: frozenset[bytes], added: Headers) -> None:
         """Take fields (names in lower case) out of what goes upstream, and put others in."""
@@ -246,11 +224,6 @@ class GuardedExchange(Exchange):
         """See `Exchange`; what the client gets of it is counted by the outlet."""
         self._progress = True
         self._downstream.write(data)
-
-    def refuse(self, error: ProxyError) -> None:
-        """See `Exchange`."""
-        self.fields += error.fields
-        super().refuse(error)
 
 
 class Paused(Unavailable):

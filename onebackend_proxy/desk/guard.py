@@ -9,21 +9,22 @@ import attrs
 
 from ..balancing import Upstream
 from ..errors import ProxyError, Unavailable
-from ..exchange import Exchanges
+from ..exchange import Exchange, Exchanges
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import Headers, ResponseHead
 from ..password_work import PasswordWork
 from ..policies.access import AddressRules
 from ..policies.editing import Edits, ErrorPages, Values
-from ..policies.rate import RateLimiter, RateTable
-from ..records import NO_POLICY, Access, Pause, Route
-from ..routing import RouteTable
+from ..policies.rate import RateLimiter, RateTable, rate_fields
+from ..records import NO_POLICY, Access, Pause, Policy, Route
+from ..routing import RouteTable, stripped_target
 from .basic import BasicAuth
 from .caching import RouteCache
 from .exchange import GuardedExchange
 from .forward import ForwardedAuth
 from .outlet import with_edits
+from .shaped import ShapedExchange
 from .storage import Storage
 
 MAINTENANCE = """<!doctype html>
@@ -59,19 +60,75 @@ class Guard:
     prefix_line: bytes = attrs.field(init=False, repr=False)
     challenge: Headers = attrs.field(init=False, repr=False)
     """What is said to somebody without a password (RFC 7617)."""
+    _lean: bool = attrs.field(init=False, repr=False)
+    _shapes: bool = attrs.field(init=False, repr=False)
+    _changes_request: bool = attrs.field(init=False, repr=False)
     _edited: tuple[ResponseHead, ResponseHead] | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        waits = self.paused or self.forward or self.compress or self.cache or self.intercepts
+        self._lean = not waits
+        self._shapes = bool(self.limiter or self.response_edits or self.pages)
+        self._changes_request = bool(self.prefix or self.request_edits)
         self.nowhere = Upstream(self.route.id, ())
         self.prefix_line = b"X-Forwarded-Prefix: %b\r\n" % self.prefix
         realm = self.route.id.encode("ascii", "replace")
         self.challenge = [(b"WWW-Authenticate", b'Basic realm="%b", charset="UTF-8"' % realm)]
 
-    def exchange(
-        self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest
-    ) -> GuardedExchange:
+    def exchange(self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest) -> Exchange:
         """See `exchange.Destination`."""
+        if self._lean:
+            let_in = self._let_in(exchanges, downstream, request)
+            if let_in is not None:
+                return let_in
         return GuardedExchange(exchanges, downstream, request, self)
+
+    def _let_in(
+        self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest
+    ) -> Exchange | None:
+        """The exchange of a request that may come in at once; None for one that has to wait, or may not.
+
+        That is what nearly all do, and so it is to cost little.
+        """
+        if self.addresses is not None and not self.addresses.admits(request.client_ip):
+            return None
+        user = self.basic.known(request.headers) if self.basic is not None else ""
+        if user is None:
+            return None
+        try:
+            upstream = self.upstream()
+        except ProxyError:
+            return None
+        exchange: Exchange
+        if self._shapes:
+            exchange = shaped = ShapedExchange(exchanges, downstream, request, upstream, self)
+            if self.limiter is not None:
+                verdict = self.limiter.take(request, exchange.started)
+                if not verdict.admitted:
+                    return None
+                shaped.fields, shaped.lines = rate_fields(self.limiter, verdict)
+        else:
+            exchange = Exchange(exchanges, downstream, request, upstream)
+            if self.body_limit is not None:
+                exchange.limit_body(self.body_limit)
+        if user:
+            exchange.user = user
+        if self._changes_request:
+            self.edit(request, user)
+        return exchange
+
+    def edit(self, request: OutgoingRequest, user: str) -> None:
+        """Make of a request, which is the exchange's own, what the service is to get."""
+        if self.prefix and request.target != b"*":
+            request.target = stripped_target(self.prefix, request.target)
+            request.lines += self.prefix_line
+        edits = self.request_edits
+        if edits is not None:
+            values = Values(request, user)
+            host = edits.host.filled(values) if edits.host is not None else ""
+            request.headers, request.lines = edits.applied(request.headers, request.lines, values)
+            if host:
+                request.host = host.encode("ascii", "replace")
 
     def edited(self, head: ResponseHead, values: Values) -> ResponseHead:
         """An answer's head with the edits that are the same for all; a head that comes again is known."""
@@ -161,7 +218,7 @@ class Guards:
             body_limit=policy.request_body_limit,
             basic=basic,
             forward=self._forward(route, access),
-            request_edits=Edits(policy.headers.request) or None,
+            request_edits=_request_edits(policy) or None,
             response_edits=Edits(policy.headers.response) or None,
             prefix=route.id[route.id.find("/") :].encode("ascii") if policy.strip_prefix else b"",
             compress=policy.compress,
@@ -187,6 +244,14 @@ class Guards:
         if not route.policy.cache or self.storage is None:
             return None
         return RouteCache(self.storage, route.id, self.seconds)
+
+
+def _request_edits(policy: Policy) -> Edits:
+    edits = policy.headers.request
+    if policy.access.basic_auth:
+        # They are for us; the service has no use for them, and might log them.
+        edits = attrs.evolve(edits, remove=(*edits.remove, "Authorization"))
+    return Edits(edits)
 
 
 def _pages(route: Route) -> ErrorPages | None:

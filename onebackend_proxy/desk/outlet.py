@@ -10,7 +10,7 @@ from ..policies.editing import Edits, Values
 from .filters import Filter
 
 if TYPE_CHECKING:
-    from .exchange import GuardedExchange
+    from .shaped import PolicyExchange
 
 
 class Outlet(Filter):
@@ -18,7 +18,7 @@ class Outlet(Filter):
 
     _swallows = False
 
-    def __init__(self, to: Downstream, exchange: GuardedExchange) -> None:
+    def __init__(self, to: Downstream, exchange: PolicyExchange) -> None:
         super().__init__(to)
         self._exchange = exchange
 
@@ -33,19 +33,7 @@ class Outlet(Filter):
                 # What is said about the body is not about this one.
                 self._send(*own_answer(page, exchange.request.method))
                 return
-        self.to.respond(self._edited(head))
-
-    def _edited(self, head: ResponseHead) -> ResponseHead:
-        exchange = self._exchange
-        edits = exchange.guard.response_edits
-        fields = exchange.fields
-        if fields:
-            head = head.with_lines(head.headers + fields, head.lines + field_lines(fields))
-        if edits is None:
-            return head
-        if not fields and edits.constant:
-            return exchange.guard.edited(head, exchange.values())
-        return with_edits(head, edits, exchange.values())
+        self.to.respond(shaped(head, self._exchange))
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
@@ -79,7 +67,7 @@ class Outlet(Filter):
         self.to.end([])
 
     def _send(self, head: ResponseHead, body: bytes) -> None:
-        self.to.respond(self._edited(head))
+        self.to.respond(shaped(head, self._exchange))
         if body:
             self._exchange.bytes_out += len(body)
             self.to.write(body)
@@ -93,6 +81,24 @@ class Outlet(Filter):
             return None
         fields = [(b"Content-Type", b"text/html; charset=utf-8"), (b"Cache-Control", b"no-store")]
         return Answer(status, fields, page)
+
+
+def shaped(head: ResponseHead, exchange: PolicyExchange, lines: bytes = b"") -> ResponseHead:
+    """An answer's head with the exchange's own fields, and the policy's edits.
+
+    `lines` are those fields as they go out, if somebody knows that already.
+    """
+    fields = exchange.fields
+    edits = exchange.guard.response_edits
+    if fields:
+        head = head.with_lines(head.headers + fields, head.lines + (lines or field_lines(fields)))
+        if edits is None:
+            return head
+    elif edits is None:
+        return head
+    elif edits.constant:
+        return exchange.guard.edited(head, exchange.values())
+    return with_edits(head, edits, exchange.values())
 
 
 def with_edits(head: ResponseHead, edits: Edits, values: Values) -> ResponseHead:

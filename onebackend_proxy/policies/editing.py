@@ -130,6 +130,9 @@ class Edits:
         else:
             added = self._added(values)
             added_lines = field_lines(added)
+        if self._gone_lines.search(lines) is None:
+            # Most often nobody has sent what is to go.
+            return headers + added, lines + added_lines
         gone = self._gone
         kept = [field for field in headers if field[0].lower() not in gone]
         return kept + added, self._gone_lines.sub(b"", lines) + added_lines

@@ -15,7 +15,7 @@ from math import ceil, inf
 import attrs
 
 from ..headers import OutgoingRequest, ip_of
-from ..messages import Headers
+from ..messages import Headers, field_lines
 from ..records import RateLimit
 
 SLOTS = 65536
@@ -98,7 +98,7 @@ class RateLimiter:
         self._salt = os.urandom(16)
         self._named = b'"%b"' % name.encode("ascii", "replace").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         self._constant = self._constant_fields()
-        self._fields: dict[tuple[int, int], Headers] = {}
+        self._fields: dict[tuple[int, int], tuple[Headers, bytes]] = {}
 
     def __repr__(self) -> str:
         limit = self.limit
@@ -143,10 +143,10 @@ class RateLimiter:
             (b"RateLimit-Limit", b"%d" % self.at_once),
         ]
 
-    def fields(self, remaining: int, reset: int) -> Headers:
+    def fields(self, remaining: int, reset: int) -> tuple[Headers, bytes]:
         """See `rate_fields`."""
-        fields = self._fields.get((remaining, reset))
-        if fields is None:
+        known = self._fields.get((remaining, reset))
+        if known is None:
             fields = [
                 *self._constant,
                 (b"RateLimit-Remaining", b"%d" % remaining),
@@ -155,12 +155,12 @@ class RateLimiter:
             ]
             if len(self._fields) >= _MAX_FIELDS:
                 self._fields.clear()
-            self._fields[remaining, reset] = fields
-        return fields
+            known = self._fields[remaining, reset] = fields, field_lines(fields)
+        return known
 
 
-def rate_fields(limiter: RateLimiter, verdict: Verdict) -> Headers:
-    """What an answer tells a client about its limit; the list is not to be changed in place.
+def rate_fields(limiter: RateLimiter, verdict: Verdict) -> tuple[Headers, bytes]:
+    """What an answer tells a client about its limit, and as it goes out; not to be changed in place.
 
     `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-10. `RateLimit-Limit`
     (how many at once), `-Remaining` and `-Reset` (whole seconds) are those of -06, which most clients read.
