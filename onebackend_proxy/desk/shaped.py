@@ -1,0 +1,66 @@
+"""Exchanges whose answers get other fields: what most policies come to, once the request is let in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..balancing import Upstream
+from ..errors import ProxyError
+from ..exchange import Exchange, Exchanges
+from ..headers import OutgoingRequest
+from ..interfaces import Downstream
+from ..messages import Headers, ResponseHead
+from ..policies.editing import Values
+from .outlet import Outlet, shaped
+
+if TYPE_CHECKING:
+    from .guard import Guard
+
+
+class PolicyExchange(Exchange):
+    """An exchange of a Route with a policy, or of such a service."""
+
+    denied = ""
+    """The rule that stopped the request, in the words of a policy."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        downstream: Downstream,
+        request: OutgoingRequest,
+        upstream: Upstream,
+        guard: Guard,
+    ) -> None:
+        super().__init__(exchanges, downstream, request, upstream)
+        self.guard = guard
+        self.fields: Headers = []
+        """What is added to the answer, whoever makes it."""
+        if guard.body_limit is not None:
+            self.limit_body(guard.body_limit)
+
+    def values(self, **more: str) -> Values:
+        """What placeholders stand for, and what else is said."""
+        return Values(self.request, self.user, **more)
+
+    def refuse(self, error: ProxyError) -> None:
+        """See `Exchange`."""
+        self.fields = [*self.fields, *error.fields]
+        super().refuse(error)
+
+
+class ShapedExchange(PolicyExchange):
+    """One that was let in at once, and whose answer's body stays as it is."""
+
+    lines = b""
+    """`fields`, as they go out."""
+
+    def head_received(self, head: ResponseHead) -> None:
+        """See `Exchange`."""
+        if head.status != 101:
+            head = shaped(head, self, self.lines)
+        super().head_received(head)
+
+    def refuse(self, error: ProxyError) -> None:
+        """See `Exchange`."""
+        self._downstream = Outlet(self._downstream, self)
+        super().refuse(error)
