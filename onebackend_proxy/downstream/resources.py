@@ -69,9 +69,7 @@ def relay(
     desk: Desk,
 ) -> None:
     """Answer `request` with what the upstream answers to `target`, or refuse it."""
-    downstream = downstream_for(request)
-    if not isinstance(request, ProxyRequest):
-        _count_at_end(request, downstream, desk)
+    downstream = downstream_for(request, desk)
     if isinstance(downstream, ChannelDownstream):
         peer = request.channel.peer(desk.trusted)
     else:
@@ -109,8 +107,7 @@ def relay(
         downstream.feed()
 
 
-def _count_at_end(request: Any, downstream: ChannelDownstream | ResourceDownstream, desk: Desk) -> None:
-    """Count a request of another program's Site when it is over."""
+def _count_at_end(request: Any, downstream: ResourceDownstream, desk: Desk) -> None:
     clock = desk.exchanges.clock
     began = clock.seconds()
 
@@ -121,11 +118,15 @@ def _count_at_end(request: Any, downstream: ChannelDownstream | ResourceDownstre
     request.notifyFinish().addBoth(over)
 
 
-def downstream_for(request: Any) -> ChannelDownstream | ResourceDownstream:
+def downstream_for(request: Any, desk: Desk) -> ChannelDownstream | ResourceDownstream:
     """How this request is answered: straight through our own channel where it came that way."""
     if isinstance(request, ProxyRequest) and request.site.owns(request):
         return ChannelDownstream(request)
-    return ResourceDownstream(request)
+    downstream = ResourceDownstream(request)
+    if not isinstance(request, ProxyRequest):
+        # Another program's Site counts nothing.
+        _count_at_end(request, downstream, desk)
+    return downstream
 
 
 def refuse(
@@ -190,7 +191,7 @@ class _Refusal(Resource):
         self._desk = desk
 
     def render(self, request: Any) -> int:
-        refuse(request, downstream_for(request), self._error, self._desk.log)
+        refuse(request, downstream_for(request, self._desk), self._error, self._desk.log)
         return NOT_DONE_YET
 
 
