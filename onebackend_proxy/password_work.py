@@ -19,7 +19,8 @@ InThread = Callable[..., Deferred[Any]]
 class PasswordWork:
     """Runs `passwords` off the reactor: `at_once` at a time, and at most `waiting` in the queue.
 
-    Each run takes 32 MiB and much of a core: without a bound, logins would be a way to stop the proxy.
+    Each run takes 32 MiB and much of a core: without a bound, logins would be a way to stop the proxy. What
+    is cancelled while it waits is never run; what runs keeps its place until it ends, whoever waits for it.
     """
 
     def __init__(
@@ -48,10 +49,23 @@ class PasswordWork:
         if not self._room:
             return defer.fail(Unavailable("too many logins at once: try again"))
         self._room -= 1
+        begun = False
 
-        def leave(result: Any) -> Any:
+        def begin() -> Deferred[T]:
+            nonlocal begun
+            begun = True
+            return self._in_thread(work, *arguments)
+
+        def tell(result: Any) -> None:
             self._room += 1
-            return result
+            if not done.called:
+                done.callback(result)
 
-        done: Deferred[T] = self._slots.run(self._in_thread, work, *arguments)
-        return done.addBoth(leave)
+        def cancel(_: Deferred[T]) -> None:
+            if not begun:
+                queued.cancel()
+
+        done: Deferred[T] = Deferred(cancel)
+        queued: Deferred[T] = self._slots.run(begin)
+        queued.addBoth(tell)
+        return done

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
 from onebackend_proxy.errors import Unavailable
@@ -43,6 +43,28 @@ class PasswordWorkTests(TestCase):
         self.assertEqual(len(running), 3)
         self.assertNoResult(work.hash("secret"))
         self.failureResultOf(work.hash("secret"), Unavailable)
+
+    def test_what_waits_can_be_cancelled_and_what_runs_keeps_its_place(self):
+        running: list[Deferred] = []
+
+        def later(_work, *_arguments):
+            running.append(Deferred())
+            return running[-1]
+
+        work = PasswordWork(later, CHEAP, at_once=1, waiting=1)
+        asked = [work.hash("secret") for _ in range(2)]
+        for each in asked[1], asked[0]:
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        self.assertEqual(len(running), 1)
+        waiting = work.hash("secret")
+        self.failureResultOf(work.hash("secret"), Unavailable)
+        # Nothing can end a thread.
+        self.assertEqual(len(running), 1)
+        running[0].callback("nobody's")
+        self.assertEqual(len(running), 2)
+        running[1].callback("hash")
+        self.assertEqual(self.successResultOf(waiting), "hash")
 
     def test_work_that_fails_gives_its_place_back(self):
         work = cheap_work(at_once=1, waiting=0)

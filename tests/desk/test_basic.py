@@ -97,14 +97,49 @@ class BasicAuthTests(TestCase):
             self.assertEqual(self.successResultOf(asked[number]), "ada")
         self.assertNoResult(other)
 
-    def test_when_all_have_left_it_is_remembered_all_the_same(self):
+    def test_when_all_have_left_it_is_not_done(self):
+        running: list[Deferred] = []
+
+        def in_thread(work, *arguments):
+            running.append(Deferred())
+            return running[-1]
+
+        auth = BasicAuth((ADA,), PasswordWork(in_thread, CHEAP, at_once=1, waiting=1))
+        first = check(auth, shows("ada", "first"))
+        waiting = [check(auth, shows("ada", "second")) for _ in range(2)]
+        for each in waiting:
+            self.failureResultOf(check(auth, shows("ada", "third")), Unavailable)
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        third = check(auth, shows("ada", "third"))
+        self.assertNoResult(third)
+        running[0].callback(False)
+        self.assertIsNone(self.successResultOf(first))
+        self.assertEqual(len(running), 2)
+        running[1].callback(True)
+        self.assertEqual(self.successResultOf(third), "ada")
+        self.assertEqual(check(auth, shows("ada", "third")), "ada")
+        self.assertIsInstance(check(auth, shows("ada", "second")), Deferred)
+
+    def test_one_who_hears_first_may_send_the_others_away(self):
         work = LaterWork()
         auth = BasicAuth((ADA,), work)
-        left = check(auth, shows("ada", "secret"))
-        left.cancel()
-        self.failureResultOf(left, CancelledError)
+        first, second = (check(auth, shows("ada", "secret")) for _ in range(2))
+        first.addCallback(lambda user: second.cancel() or user)
         work.asked[0][2].callback(True)
-        self.assertEqual(check(auth, shows("ada", "secret")), "ada")
+        self.assertEqual(self.successResultOf(first), "ada")
+        self.failureResultOf(second, CancelledError)
+
+    def test_who_is_known_already(self):
+        work = LaterWork()
+        auth = BasicAuth((ADA,), work)
+        for headers in ([], shows("ada", "secret"), shows("ada", "secret") * 2):
+            self.assertIsNone(auth.known(headers))
+        check(auth, shows("ada", "secret"))
+        work.asked[0][2].callback(True)
+        self.assertEqual(auth.known(shows("ada", "secret")), "ada")
+        self.assertIsNone(auth.known(shows("ada", "other")))
+        self.assertEqual(len(work.asked), 1)
 
     def test_too_many_at_once_are_told_so(self):
         work = PasswordWork(lambda *_: Deferred(), CHEAP, at_once=1, waiting=1)
