@@ -124,15 +124,11 @@ def test_nobody_else_is_believed(door, header):
     assert len(door.service.requests) == before
 
 
-def test_not_within_tls(front, door):
-    if door.kind != "h2":
-        pytest.skip("over TLS only")
-    with (
-        connected(door) as sock,
-        trusting(front.roots).wrap_socket(sock, server_hostname=door.name) as secure,
-    ):
-        secure.sendall(HEADERS["v1"] + get(door, "/x"))
-        assert everything(secure).startswith(b"HTTP/1.1 400")
+def test_not_within_tls(desk, front):
+    with door_to("h2", desk, front) as door, connected(door) as sock:
+        with trusting(front.roots).wrap_socket(sock, server_hostname=door.name) as secure:
+            secure.sendall(HEADERS["v1"] + get(door, "/x"))
+            assert everything(secure).startswith(b"HTTP/1.1 400")
 
 
 def test_it_is_said_once(door, header):
@@ -152,15 +148,15 @@ def test_it_is_said_once(door, header):
     assert len(door.service.requests) == before
 
 
-def test_byte_by_byte(door, header):
-    if door.kind == "h2":
-        pytest.skip("tests/tls/test_named.py has it")
-    with connected(door) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for byte in header + get(door, "/x"):
-            sock.sendall(bytes((byte,)))
-        assert everything(sock).startswith(b"HTTP/1.1 200")
-    assert seen(door) == [CLIENT.encode()]
+def test_byte_by_byte(desk, front, header):
+    """Over TLS: tests/tls/test_named.py."""
+    with door_to("edge", desk, front) as door:
+        with connected(door) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in header + get(door, "/x"):
+                sock.sendall(bytes((byte,)))
+            assert everything(sock).startswith(b"HTTP/1.1 200")
+        assert seen(door) == [CLIENT.encode()]
 
 
 @pytest.mark.parametrize(
