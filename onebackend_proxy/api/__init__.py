@@ -1,7 +1,7 @@
 """The built-in services as `twisted.web` resources.
 
 ``json_resource``  one call of the API: body (``strict_json``), bearer, errors, answer
-``validation``     JSON to typed bodies; every message names the field
+``validation``     JSON to typed bodies; every message names the field; ``values`` have rules of their own
 ``echo``           what an error may repeat of a body
 ``shapes``         records to JSON
 ``user_svc``, ``registry_svc`` (in ``turns``), ``proxy_svc``  the tables of calls

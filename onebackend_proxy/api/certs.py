@@ -22,7 +22,7 @@ from .issuances import failing, failing_json
 from .json_resource import Call
 from .permissions import CERT_EDIT, CERT_VIEW
 from .shapes import Json, rfc3339
-from .validation import CertificateId, CertificateIdOrNone
+from .values import CertificateId, CertificateIdOrNone
 
 MAX_CERTIFICATES = 100
 """Certificates of one save: to check the key of one may take a quarter of a second."""

@@ -17,7 +17,7 @@ from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import require
 from .shapes import Json
-from .validation import CanonicalId
+from .values import CanonicalId
 
 R = TypeVar("R", Route, Redirect, Certificate)
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from ..records import Issuance
 from .json_resource import Answer, Call, Operation
 from .permissions import CERT_EDIT, CERT_VIEW, require
 from .shapes import Json, rfc3339
-from .validation import CertificateId
+from .values import CertificateId
 
 _OFF = "no certificates are ordered here: the edge or ACME is off (OB_EDGE_PROXY, --acme-directory)"
 

@@ -15,7 +15,7 @@ from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_EDIT, require
 from .policy import PauseInput
-from .validation import RouteId
+from .values import RouteId
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,8 @@ from .policy_values import (
     UserName,
     Whose,
 )
-from .validation import Seconds, add_rules, part, wrong
+from .validation import add_rules, part, wrong
+from .values import Seconds
 
 MAX_COPIED = 100
 """Header fields that forwardAuth may copy."""

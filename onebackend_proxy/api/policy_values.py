@@ -12,7 +12,8 @@ from ..passwords import check_hash
 from ..policies.editing import ERROR_PLACEHOLDERS, check_value
 from ..routing import request_host
 from ..units import parse_size
-from .validation import add_rules, between, each_entry, line, string
+from .validation import add_rules, each_entry, string
+from .values import between, line
 
 MAX_REQUESTS = 1_000_000_000
 MAX_PAGE = 64 * 1024

@@ -13,7 +13,8 @@ from .collection import read_body
 from .echo import shortened
 from .json_resource import Answer, Call, Operation
 from .permissions import ROUTE_EDIT, require
-from .validation import RouteId, wrong
+from .validation import wrong
+from .values import RouteId
 
 Purge = Callable[[str | None], int]
 """Forgets the answers of the Route with this id, or all of them, and returns how many there were."""

@@ -19,7 +19,7 @@ from .permissions import INSTANCE_DELETE, INSTANCE_EDIT, INSTANCE_VIEW, require
 from .shapes import instance_json
 from .tokens import Claims
 from .turns import Turns
-from .validation import InstanceId, IpAddress, Line, NonEmptyLine, Slug
+from .values import InstanceId, IpAddress, Line, NonEmptyLine, Slug
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ import attrs
 
 from ..records import Redirect, Route, RouteTimeouts, WeightedTarget
 from .policy import PolicyInput
-from .validation import (
+from .validation import wrong
+from .values import (
     BalanceWord,
     CanonicalId,
     RedirectCode,
@@ -18,7 +19,6 @@ from .validation import (
     Seconds,
     Target,
     Weight,
-    wrong,
 )
 
 MAX_RULES = 200_000

@@ -7,7 +7,7 @@ import attrs
 from .accounts import Accounts, Login
 from .json_resource import Answer, Bearer, Call, Operation
 from .shapes import account_json, app_json, login_json, rfc3339
-from .validation import Line, NewPassword, NonEmptyLine, Password, Slug
+from .values import Line, NewPassword, NonEmptyLine, Password, Slug
 
 _NONE = Line("")
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from onebackend_proxy.api import certs, collection, explain, pausing, purging, registry_svc, rules, user_svc
 from onebackend_proxy.api.strict_json import parse_json
-from onebackend_proxy.api.validation import Line, NewPassword, Slug, structure
+from onebackend_proxy.api.validation import structure
+from onebackend_proxy.api.values import Line, NewPassword, Slug
 from onebackend_proxy.errors import BadRequest
 
 JSON = st.recursive(
