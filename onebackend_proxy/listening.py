@@ -62,7 +62,8 @@ class ListeningService(Service):
         settings = proxy.settings
         self.access_log: AccessLog | None = None
         if settings.access_log != "off":
-            self.access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+            log = self.access_log = AccessLog(reactor, settings.access_log, settings.access_log_format)
+            proxy.readings["access_log_dropped_lines"] = lambda: log.dropped
         self.sites: list[ProxySite] = []
         proxy.readings["connections"] = lambda: sum(len(site.channels) for site in self.sites)
         self._fronts: list[_Front] = []

@@ -242,6 +242,17 @@ def test_secrets_do_not_show():
     assert "s3cret" not in repr(settings)
 
 
+def test_the_token_of_the_metrics(clean):
+    token = "x" * 16
+    for how in ({"metrics-token": token}, {}), ({}, {"OB_PROXY_METRICS_TOKEN": token}):
+        settings = settings_from(*how)
+        assert settings.metrics_token == token and token not in repr(settings)
+    assert settings_from({}, {}).metrics_token == ""
+    for text in ("x" * 15, "x" * 256, "with a space in it", "kürbiskernöl-kürbis", "control\x01characters"):
+        said = refused({"metrics-token": text})
+        assert said.startswith("--metrics-token: is not a token of 16 to 255") and text not in said
+
+
 @PROPERTY
 @given(
     st.sampled_from([setting for setting in SETTINGS if setting.option != "listen"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import attrs
@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from onebackend_proxy import ProxyService, SettingError
 from onebackend_proxy import proxy as proxy_module
+from onebackend_proxy.api.exposition import READINGS
 from onebackend_proxy.balancing import Upstream
 from onebackend_proxy.errors import ProxyError, StoreUnavailable
 from onebackend_proxy.messages import Answer
@@ -112,6 +113,71 @@ class TestProxyService(AssemblyTests):
         wire = Wire(self.reactor, "192.0.2.9")
         request = types.SimpleNamespace(getClientAddress=wire.getPeer, isSecure=lambda: False)
         assert made[0](request) == "192.0.2.9"
+
+
+class TestMetrics(AssemblyTests):
+    """What is counted, on whichever site, and where a scrape finds it."""
+
+    def ask(self, listening: Any, line: bytes, *fields: bytes, site: int = 0, host: bytes = b"x.com") -> Any:
+        client = self.connect(listening, site)
+        return client.send(b"\r\n".join((line + b" HTTP/1.1", b"Host: " + host, *fields, b"", b"")))
+
+    def served(self, proxy: ProxyService) -> dict[str, list[int]]:
+        return {name: sorted(counts.outcomes) for name, counts in proxy.counts.all()}
+
+    def test_all_sites_count_together(self) -> None:
+        self.store.save_routes([Route("x.com", "http://10.0.0.1:8000")])
+        self.store.save_instance(instance("http://10.0.0.2:8000"))
+        proxy, listening = self.started(edge=True)
+        self.ask(listening, b"GET /nobody/x")
+        self.ask(listening, b"GET /", site=1)
+        self.ask(listening, b"GET /", site=2)
+        assert self.served(proxy) == {"": [3, 4]}
+        picture = proxy._metrics().picture()
+        assert (picture.readings["connections"], picture.readings["exchanges_in_flight"]) == (3, 1)
+        # The health checks have connected to both before.
+        self.upstream(), self.upstream()
+        self.upstream().receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert self.served(proxy) == {"": [3, 4], "x.com": [2]}
+        addresses = [(route, address) for route, address, *_ in proxy._metrics().picture().upstreams]
+        assert sorted(addresses) == [("", "10.0.0.1:8000"), ("/svc", "10.0.0.2:8000")]
+
+    def test_what_is_deleted_is_forgotten_at_the_next_change(self) -> None:
+        self.store.save_routes([Route(f"{name}.com", "http://10.0.0.1:8000") for name in "abc"])
+        self.store.save_instance(instance("http://10.0.0.2:8000"))
+        proxy, _listening = self.started()
+        for name in ("", "a.com", "b.com", "c.com", "/svc", "/gone"):
+            proxy.counts.add(name, 200, 0.1)
+        self.store.delete_routes(["b.com"])
+        assert sorted(self.served(proxy)) == ["", "/svc", "a.com", "c.com"]
+        self.store.delete_routes(["c.com"])
+        assert len(proxy._metrics().picture().requests) == 3
+        proxy._publish(attrs.evolve(cast(Any, proxy._published), instances=()))
+        assert len(proxy._metrics().picture().requests) == 2
+
+    def test_every_reading_has_a_name_and_a_help(self) -> None:
+        proxy, _listening = self.started(edge=True)
+        assert set(proxy.readings) == set(READINGS)
+        assert all(value >= 0 for value in proxy._metrics().picture().readings.values())
+
+    def test_certificates(self) -> None:
+        proxy, _listening = self.started()
+        assert proxy._metrics().picture().certificates == []
+        record = making.record("x.com")
+        self.store.save_certificates([record])
+        assert proxy._metrics().picture().certificates == [("x.com", record.not_after.timestamp())]
+
+    def test_the_token_is_that_of_the_settings(self) -> None:
+        proxy, _listening = self.started(metrics_token="a token for metrics")
+        assert proxy._metrics().token == "a token for metrics"
+
+    def test_a_trace_is_begun_where_that_is_wanted(self) -> None:
+        self.store.save_instance(instance("http://10.0.0.2:8000"))
+        for trace in True, False:
+            _proxy, listening = self.started(trace=trace)
+            self.upstream()
+            self.ask(listening, b"GET /svc/x")
+            assert (b"\r\ntraceparent: 00-" in self.upstream().take()) is trace
 
 
 class TestFollowingTheStore(AssemblyTests):
