@@ -42,6 +42,7 @@ class GuardedExchange(PolicyExchange):
         self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, guard: Guard
     ) -> None:
         super().__init__(exchanges, downstream, request, guard.nowhere, guard)
+        self.fields = []
         self.asked_target = request.target
         """The target as the client sent it; the request's own is what the service gets."""
         outlet: Downstream = Outlet(downstream, self)

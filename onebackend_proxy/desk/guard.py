@@ -15,7 +15,7 @@ from ..interfaces import Downstream
 from ..messages import Headers, ResponseHead
 from ..password_work import PasswordWork
 from ..policies.access import AddressRules
-from ..policies.editing import Edits, ErrorPages, Values
+from ..policies.editing import NO_VALUES, Edits, ErrorPages, Values
 from ..policies.rate import RateLimiter, RateTable, rate_fields
 from ..records import NO_POLICY, Access, Pause, Policy, Route
 from ..routing import RouteTable, stripped_target
@@ -130,13 +130,13 @@ class Guard:
             if host:
                 request.host = host.encode("ascii", "replace")
 
-    def edited(self, head: ResponseHead, values: Values) -> ResponseHead:
+    def edited(self, head: ResponseHead) -> ResponseHead:
         """An answer's head with the edits that are the same for all; a head that comes again is known."""
         known = self._edited
         if known is not None and known[0] is head:
             return known[1]
         assert self.response_edits is not None
-        edited = with_edits(head, self.response_edits, values)
+        edited = with_edits(head, self.response_edits, NO_VALUES)
         self._edited = head, edited
         return edited
 

@@ -97,7 +97,7 @@ def shaped(head: ResponseHead, exchange: PolicyExchange, lines: bytes = b"") -> 
     elif edits is None:
         return head
     elif edits.constant:
-        return exchange.guard.edited(head, exchange.values())
+        return exchange.guard.edited(head)
     return with_edits(head, edits, exchange.values())
 
 

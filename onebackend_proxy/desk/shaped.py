@@ -22,6 +22,8 @@ class PolicyExchange(Exchange):
 
     denied = ""
     """The rule that stopped the request, in the words of a policy."""
+    fields: Headers = []  # noqa: RUF012 (never changed in place)
+    """What is added to the answer, whoever makes it."""
 
     def __init__(
         self,
@@ -33,8 +35,6 @@ class PolicyExchange(Exchange):
     ) -> None:
         super().__init__(exchanges, downstream, request, upstream)
         self.guard = guard
-        self.fields: Headers = []
-        """What is added to the answer, whoever makes it."""
         if guard.body_limit is not None:
             self.limit_body(guard.body_limit)
 

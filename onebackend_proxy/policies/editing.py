@@ -80,6 +80,18 @@ class Values:
         return self._more[name]
 
 
+class _NoValues(Values):
+    """For what is the same for all requests."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """There is no request."""
+
+
+NO_VALUES = _NoValues()
+
+
 class _Escaped:
     """The same, as HTML has it."""
 
@@ -105,6 +117,7 @@ class Edits:
             name.lower() for name in (*(name for name, _ in self._set), *(n.encode() for n in edits.remove))
         )
         self._gone_lines = _lines_of(self._gone)
+        self._marks = [b"\n%b:" % name for name in self._gone]
         self._constant: tuple[Headers, bytes] | None = None
         if all(value.constant is not None for _, value in self._set):
             headers = self._added(None)
@@ -130,8 +143,9 @@ class Edits:
         else:
             added = self._added(values)
             added_lines = field_lines(added)
-        if self._gone_lines.search(lines) is None:
-            # Most often nobody has sent what is to go.
+        lower = b"\n" + lines.lower()
+        if not any(mark in lower for mark in self._marks):
+            # Most often nobody has sent what is to go; to look for it in this way takes little.
             return headers + added, lines + added_lines
         gone = self._gone
         kept = [field for field in headers if field[0].lower() not in gone]
