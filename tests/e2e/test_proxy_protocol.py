@@ -125,10 +125,13 @@ def test_nobody_else_is_believed(door, header):
 
 
 def test_not_within_tls(desk, front):
-    with door_to("h2", desk, front) as door, connected(door) as sock:
-        with trusting(front.roots).wrap_socket(sock, server_hostname=door.name) as secure:
-            secure.sendall(HEADERS["v1"] + get(door, "/x"))
-            assert everything(secure).startswith(b"HTTP/1.1 400")
+    with (
+        door_to("h2", desk, front) as door,
+        connected(door) as sock,
+        trusting(front.roots).wrap_socket(sock, server_hostname=door.name) as secure,
+    ):
+        secure.sendall(HEADERS["v1"] + get(door, "/x"))
+        assert everything(secure).startswith(b"HTTP/1.1 400")
 
 
 def test_it_is_said_once(door, header):
