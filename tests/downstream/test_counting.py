@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -67,7 +68,7 @@ def test_what_belongs_to_no_route():
 
 class TestTunnels(SynchronousTestCase):
     def test_one_is_one_request_when_it_ends(self) -> None:
-        plane = new_plane(lambda resource, clock: ProxySite(resource, clock, fast=resource), ONE)  # type: ignore[arg-type]
+        plane = new_plane(partial(own_site, True), ONE)
         client = plane.connect().ask(b"GET /svc/x HTTP/1.1", *UPGRADE)
         service = plane.upstream.accept()
         service.switch_protocols()
@@ -119,7 +120,7 @@ class TestAnotherSite(SynchronousTestCase):
 
     def test_our_own_site_counts_for_itself(self) -> None:
         for fast in (False, True):
-            plane = new_plane(lambda resource, clock, fast=fast: own_site(resource, clock, fast), ONE)
+            plane = new_plane(partial(own_site, fast), ONE)
             plane.resource.serve({b"echo": Echo()})
             client = plane.connect().ask(b"GET /svc/x HTTP/1.1")
             plane.upstream.accept().answer(b"hello")
@@ -129,5 +130,5 @@ class TestAnotherSite(SynchronousTestCase):
             assert outcomes(plane.factory.counts) == {("/svc", 2): 1, ("", 2): 1}
 
 
-def own_site(resource: Any, clock: Clock, fast: bool) -> ProxySite:
+def own_site(fast: bool, resource: Any, clock: Clock) -> ProxySite:
     return ProxySite(resource, clock, fast=resource if fast else None)
