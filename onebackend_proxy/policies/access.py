@@ -92,6 +92,24 @@ def authorization(headers: Headers) -> bytes | None:
     return found
 
 
+def without_authorization(headers: Headers, lines: bytes) -> tuple[Headers, bytes]:
+    """A request's fields, and the same as lines, without the Authorization that `authorization` has found.
+
+    Raises `ValueError` where these are not the same.
+    """
+    for number, field in enumerate(headers):
+        if len(field[0]) == 13 and field[0].lower() == _NAME:
+            line = b"%b: %b\r\n" % field
+            # Not what another one's name or value ends with.
+            if lines.startswith(line):
+                return headers[1:], lines[len(line) :]
+            before, found, behind = lines.partition(b"\r\n" + line)
+            if not found:
+                break
+            return headers[:number] + headers[number + 1 :], before + b"\r\n" + behind
+    raise ValueError("the lines of a request have no Authorization")
+
+
 def basic_credentials(headers: Headers) -> tuple[str, str] | None:
     """The user and password that a request shows (RFC 7617); None where it shows none that can be read.
 

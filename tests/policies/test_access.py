@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebackend_proxy.headers import ip_of
+from onebackend_proxy.messages import field_lines
 from onebackend_proxy.policies.access import (
     MAX_CREDENTIALS,
     MAX_KNOWN,
     AddressRules,
     authorization,
     basic_credentials,
+    without_authorization,
 )
 
 from ..properties import OFTEN, PROPERTY
@@ -118,6 +120,23 @@ def test_any_bytes_are_an_address_or_none(text):
 def _field(text: str | bytes, scheme: bytes = b"Basic ") -> tuple[bytes, bytes]:
     data = text if isinstance(text, bytes) else text.encode()
     return b"Authorization", scheme + base64.b64encode(data)
+
+
+class TestWithoutAuthorization:
+    @pytest.mark.parametrize("name", [b"Authorization", b"authorization"])
+    @pytest.mark.parametrize("at", range(4))
+    def test_nothing_else_goes(self, name, at):
+        others = [(b"X-Authorization", b"Basic eA=="), (b"Accept", b"authorization: Basic eA=="), (b"X", b"")]
+        headers = [*others[:at], (name, b"Basic eA=="), *others[at:]]
+        ours = b"X-Real-IP: 192.0.2.1\r\n"
+        found = without_authorization(headers, field_lines(headers) + ours)
+        assert found == (others, field_lines(others) + ours)
+        assert headers[at][0] == name
+
+    def test_where_it_is_not(self):
+        for headers, lines in (([], b"A: b\r\n"), ([(b"Authorization", b"x")], b"X-Authorization: x\r\n")):
+            with pytest.raises(ValueError):
+                without_authorization(headers, lines)
 
 
 class TestCredentials:
