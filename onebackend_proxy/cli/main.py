@@ -19,13 +19,13 @@ from onebackend_proxy.cli.environments import environments
 from onebackend_proxy.cli.explain import explain
 from onebackend_proxy.cli.hashing import hash_password
 from onebackend_proxy.cli.instances import instances
+from onebackend_proxy.cli.logs import logs
 from onebackend_proxy.cli.rules import redirects, routes
-from onebackend_proxy.cli.shell import AliasedGroup, warn
+from onebackend_proxy.cli.shell import INTERRUPTED, AliasedGroup, warn
 from onebackend_proxy.cli.trust import trust
 
 REFUSED = 1
 MISUSED = 2
-INTERRUPTED = 130
 
 # Since click 8.2 a group without a subcommand is an error that shows the help; before, an exit.
 _SHOWS_HELP: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -95,7 +95,7 @@ def cli() -> None:
 
 _GROUPS = (users, routes, redirects, cache, certs, instances, environments)
 _ACCOUNTS = (login, logout, whoami, token, register)
-for _command in (*_ACCOUNTS, *_GROUPS, hash_password, explain, trust, *CALLS, demo):
+for _command in (*_ACCOUNTS, *_GROUPS, hash_password, explain, logs, trust, *CALLS, demo):
     cli.add_command(_command)
 
 

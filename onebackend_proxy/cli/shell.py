@@ -19,6 +19,8 @@ from onebackend_proxy.folder import default_folder
 # 1Backend's own tables start the second column here; wider ids push it to the right.
 FIRST_COLUMN = 28
 GAP = 3
+INTERRUPTED = 130
+"""The exit code for Ctrl-C."""
 
 
 @attrs.define

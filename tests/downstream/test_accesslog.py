@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -92,8 +93,8 @@ def test_the_file_may_be_changed(opened, tmp_path):
 
 
 def test_what_goes_wrong_is_said_in_the_programs_log():
-    said = []
-    observer = said.append
+    said: list[Any] = []
+    observer: Any = said.append
     globalLogPublisher.addObserver(observer)
     try:
         opened = Opened("/dev/full")

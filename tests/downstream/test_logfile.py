@@ -20,7 +20,7 @@ class Log:
     """A log in `path`, and what it says."""
 
     def __init__(self, path):
-        self.said = []
+        self.said: list[str] = []
         self.file = LogFile(str(path), self.said.append, lambda count: b"(%d dropped)\n" % count)
 
     def settle(self):
@@ -52,7 +52,7 @@ class Disk:
     def __init__(self, monkeypatch):
         self.room = None
         self.write = os.write
-        monkeypatch.setattr(logfile.os, "write", self)
+        monkeypatch.setattr(os, "write", self)
 
     def __call__(self, file, data):
         if self.room is None:
@@ -91,7 +91,7 @@ def test_a_quiet_log_has_no_thread(log):
     assert log.file._thread is None
     log.file.put(b"1\n")
     assert threading.active_count() == before + 1
-    assert log.file._thread.daemon
+    assert log.file._thread is not None and log.file._thread.daemon
 
 
 def test_its_name_may_lead_to_another_file(tmp_path, log):
@@ -248,8 +248,10 @@ def test_the_end_does_not_wait_for_ever(tmp_path, monkeypatch):
     began = time.monotonic()
     assert log.file.close() is False
     assert time.monotonic() - began < 5
+    thread = log.file._thread
+    assert thread is not None
     with open(path, "rb", buffering=0) as reader:
-        until(lambda: reader.read(65536) and not log.file._thread.is_alive())
+        until(lambda: reader.read(65536) and not thread.is_alive())
 
 
 def test_after_the_end_lines_are_dropped(tmp_path, log):
@@ -281,11 +283,14 @@ def test_standard_output_is_the_real_one_and_stays_open(piped):
 
 
 def test_what_goes_into_a_pipe_is_not_mixed_with_what_others_write(piped, monkeypatch):
-    pieces = []
+    pieces: list[bytes] = []
     write = os.write
-    monkeypatch.setattr(
-        logfile.os, "write", lambda file, data: pieces.append(bytes(data)) or write(file, data)
-    )
+
+    def kept(file, data):
+        pieces.append(bytes(data))
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", kept)
     log = Log("-")
     long = b"y" * 5000 + b"\n"
     log.file.put(b"x" * 999 + b"\n")
@@ -296,6 +301,7 @@ def test_what_goes_into_a_pipe_is_not_mixed_with_what_others_write(piped, monkey
 
 
 def test_output_that_does_not_block_is_waited_for(piped):
+    assert sys.__stdout__ is not None
     os.set_blocking(sys.__stdout__.fileno(), False)
     log = Log("-")
     log.file.put(b"x\n" * 100_000)

@@ -21,7 +21,7 @@ NOW = 1700000000.25
 
 
 def caller(**changes: bytes) -> Caller:
-    told = {
+    told: dict[str, Any] = {
         "client": b"1.2.3.4",
         "host": b"a.example",
         "method": b"GET",
