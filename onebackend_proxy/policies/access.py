@@ -99,14 +99,16 @@ def without_authorization(headers: Headers, lines: bytes) -> tuple[Headers, byte
     """
     for number, field in enumerate(headers):
         if len(field[0]) == 13 and field[0].lower() == _NAME:
-            line = b"%b: %b\r\n" % field
-            # Not what another one's name or value ends with.
-            if lines.startswith(line):
-                return headers[1:], lines[len(line) :]
-            before, found, behind = lines.partition(b"\r\n" + line)
-            if not found:
-                break
-            return headers[:number] + headers[number + 1 :], before + b"\r\n" + behind
+            # With the end of the line before it: not what another one's name or value ends with.
+            line = b"\r\n%b: %b\r\n" % field
+            without = lines.replace(line, b"\r\n", 1)
+            if len(without) == len(lines):
+                if not lines.startswith(line[2:]):
+                    break
+                without = lines[len(line) - 2 :]
+            others = headers.copy()
+            del others[number]
+            return others, without
     raise ValueError("the lines of a request have no Authorization")
 
 
