@@ -292,6 +292,7 @@ def put(side, fields):
         ({"headers": {"request": {"remove": ["Host"]}}}, "headers.request.remove[0]: Host cannot be taken"),
         ({"headers": {"request": {"remove": ["X_A"]}}}, "headers.request.remove[0]: 'X_A' has an underscore"),
         ({"headers": {"response": {"remove": "X-A"}}}, "headers.response.remove: expected a list"),
+        ({"headers": {"response": {"remove": ["X" * 257]}}}, "headers.response.remove[0]: 'XXX"),
         ({"compress": "yes"}, "compress: expected true or false"),
         ({"cache": 1}, "cache: expected true or false"),
         ({"errorPages": {"200": "x"}}, "errorPages: '200' is neither a status from 400 to 599 nor 4xx"),
@@ -353,6 +354,8 @@ def test_a_secret_is_not_repeated():
     ):
         message = refused(**fields)
         assert "hunter22" not in message and HASH[20:-2] not in message and "abcdefgh" not in message, message
+    body = structure(SaveRoutesBody, {"routes": [{"id": "a.com/x", "target": "b", **FULL}]})
+    assert "ada" in repr(body) and HASH not in repr(body)
     assert HASH not in repr(record(**FULL)) and BCRYPT not in repr(record(**FULL))
 
 
