@@ -81,31 +81,25 @@ class MetricSources:
             self.version,
             self.seconds(),
             self.requests.all(),
-            [
-                (service, each.address.authority, _usable(each), each.in_flight, each.failures_ever)
-                for service, each in self.upstreams()
-            ],
-            [(each.id, each.not_after.timestamp()) for each in self.certificates()],
+            list(self.upstreams()),
+            list(self.certificates()),
             {name: read() for name, read in self.readings.items()},
         )
 
 
-def _usable(endpoint: EndpointState) -> bool | None:
-    """Whether requests go there; None as long as nobody has looked."""
-    if endpoint.health is Health.UNKNOWN:
-        return None
+def _usable(endpoint: EndpointState) -> bool:
     return endpoint.health in _USABLE and not endpoint.ejected_until
 
 
 @attrs.frozen
 class Picture:
-    """All numbers at one moment; what is counted of requests may go on while it is looked at."""
+    """All that there is at one moment. It is looked at in a thread, while requests go on and are counted."""
 
     version: str
     now: float
     requests: list[tuple[str, RouteCounts]]
-    upstreams: list[tuple[str, str, bool | None, int, int]]
-    certificates: list[tuple[str, float]]
+    upstreams: list[tuple[str, EndpointState]]
+    certificates: list[Certificate]
     readings: dict[str, float]
 
     def collect(self) -> Iterator[Metric]:
@@ -118,7 +112,7 @@ class Picture:
         """Each family of ours: its name without the prefix, its kind, what it is, and its lines."""
         yield from self._of_requests()
         yield from self._of_upstreams()
-        ends = [({"certificate": name}, end) for name, end in self.certificates]
+        ends = [({"certificate": each.id}, each.not_after.timestamp()) for each in self.certificates]
         yield (
             "certificate_not_after_timestamp_seconds",
             "gauge",
@@ -179,13 +173,13 @@ class Picture:
         healthy: dict[tuple[str, str], bool] = {}
         in_flight: dict[tuple[str, str], int] = {}
         failures: dict[tuple[str, str], int] = {}
-        for service, address, usable, flying, failed in self.upstreams:
+        for service, endpoint in self.upstreams:
             # One host and port may be there several times, with other paths or schemes.
-            key = service, address
-            if usable is not None:
-                healthy[key] = usable and healthy.get(key, True)
-            in_flight[key] = in_flight.get(key, 0) + flying
-            failures[key] = failures.get(key, 0) + failed
+            key = service, endpoint.address.authority
+            if endpoint.health is not Health.UNKNOWN:
+                healthy[key] = healthy.get(key, True) and _usable(endpoint)
+            in_flight[key] = in_flight.get(key, 0) + endpoint.in_flight
+            failures[key] = failures.get(key, 0) + endpoint.failures_ever
         for name, kind, help, values in (
             ("upstream_healthy", "gauge", "1 if requests go to the address, 0 if it is out of use.", healthy),
             ("upstream_in_flight", "gauge", "Requests under way to the address.", in_flight),
