@@ -16,8 +16,6 @@ from onebackend_proxy.cli.client import Refusal, one_line
 
 SUFFIXES = (".yaml", ".yml", ".json")
 KEYS = ("routes", "redirects")
-# Names of fields, some of which are those of headers (RFC 9110, 5.6.2), and places in lists.
-_PLACE = r"(?:\.[\w!#$%&'*+.^`|~-]+|\[\d+\])*"
 
 
 @attrs.frozen
@@ -49,7 +47,7 @@ def in_their_words(message: str, items: list[Item], key: str) -> str:
         index = int(found[1])
         return items[index].name(found[2]) if index < len(items) else found[0]
 
-    return re.sub(rf"\b{key}\[(\d{{1,9}})\]({_PLACE})", named, message)
+    return re.sub(rf"\b{key}\[(\d{{1,9}})\]((?:\.\w+|\[\d+\])*)", named, message)
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
