@@ -27,7 +27,6 @@ in batches, and what came evenly is then looked at all at once. Who was away for
 _WAYS = 8
 # Sums of fractions are not exact: of a burst of three all three must get in.
 _SLACK = 1e-3
-_MAX_FIELDS = 256
 
 
 class RateTable:
@@ -70,12 +69,13 @@ class RateTable:
 class Verdict:
     """Whether a request gets in, and what its client may know: how many more could come now (`remaining`),
     the seconds until all it may have at once is there again (`reset`), and, where it was refused, the seconds
-    until one would get in (`retry_after`)."""
+    until one would get in (`retry_after`). `told` is what `rate_fields` says."""
 
     admitted: bool
     remaining: int
     reset: float
     retry_after: float
+    told: tuple[Headers, bytes]
 
 
 class RateLimiter:
@@ -98,7 +98,6 @@ class RateLimiter:
         self._salt = os.urandom(16)
         self._named = b'"%b"' % name.encode("ascii", "replace").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         self._constant = self._constant_fields()
-        self._fields: dict[tuple[int, int], tuple[Headers, bytes]] = {}
 
     def __repr__(self) -> str:
         limit = self.limit
@@ -124,15 +123,14 @@ class RateLimiter:
         wait = due - now - tolerance
         if wait > 0.0:
             if wait <= interval + LATE:
-                return Verdict(False, 0, due - now, wait)
+                return Verdict(False, 0, due - now, wait, _told(self, 0, ceil(due - now)).told)
             # So far ahead nobody can get: the clock was set back.
             due = now
         table.due[slot] = due = due + interval
         ahead = due - now
-        remaining = int((tolerance - ahead) / interval + 1.0)
         if ahead < 0.0:
-            return Verdict(True, self.at_once, 0.0, 0.0)
-        return Verdict(True, remaining, ahead, 0.0)
+            return _told(self, self.at_once, 0)
+        return _told(self, int((tolerance - ahead) / interval + 1.0), ceil(ahead))
 
     def _constant_fields(self) -> Headers:
         limit = self.limit
@@ -143,20 +141,22 @@ class RateLimiter:
             (b"RateLimit-Limit", b"%d" % self.at_once),
         ]
 
-    def fields(self, remaining: int, reset: int) -> tuple[Headers, bytes]:
+    def fields(self, remaining: int, reset: int) -> Headers:
         """See `rate_fields`."""
-        known = self._fields.get((remaining, reset))
-        if known is None:
-            fields = [
-                *self._constant,
-                (b"RateLimit-Remaining", b"%d" % remaining),
-                (b"RateLimit-Reset", b"%d" % reset),
-                (b"RateLimit", b"%b;r=%d;t=%d" % (self._named, remaining, reset)),
-            ]
-            if len(self._fields) >= _MAX_FIELDS:
-                self._fields.clear()
-            known = self._fields[remaining, reset] = fields, field_lines(fields)
-        return known
+        return [
+            *self._constant,
+            (b"RateLimit-Remaining", b"%d" % remaining),
+            (b"RateLimit-Reset", b"%d" % reset),
+            (b"RateLimit", b"%b;r=%d;t=%d" % (self._named, remaining, reset)),
+        ]
+
+
+# The same is said again and again, and the moment to the second is all that is told.
+@functools.lru_cache(2048)
+def _told(limiter: RateLimiter, remaining: int, reset: int) -> Verdict:
+    """Of a request that gets in."""
+    fields = limiter.fields(remaining, reset)
+    return Verdict(True, remaining, reset, 0.0, (fields, field_lines(fields)))
 
 
 def rate_fields(limiter: RateLimiter, verdict: Verdict) -> tuple[Headers, bytes]:
@@ -165,7 +165,7 @@ def rate_fields(limiter: RateLimiter, verdict: Verdict) -> tuple[Headers, bytes]
     `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-10. `RateLimit-Limit`
     (how many at once), `-Remaining` and `-Reset` (whole seconds) are those of -06, which most clients read.
     """
-    return limiter.fields(verdict.remaining, ceil(verdict.reset))
+    return verdict.told
 
 
 def _key_of(by: str) -> Callable[[OutgoingRequest], bytes]:
