@@ -41,8 +41,11 @@ def commands(page: str) -> Iterator[tuple[list[str], list[str]]]:
             yield shlex.split(command), [line for line in shown.splitlines() if line]
 
 
-def run(edge: Edge, command: list[str], folder: pathlib.Path) -> str:
-    """What an `oo` or a curl of the page writes; the hosts of its URLs are taken to be the edge."""
+def run(edge: Edge, command: list[str], folder: pathlib.Path, code: int = 0) -> str:
+    """What an `oo` or a curl of the page writes, also why it fails where it ends with this other code.
+
+    The hosts of its URLs are taken to be the edge.
+    """
     program, *words = command
     if program == "oo":
         words = [*OO, *words]
@@ -54,8 +57,8 @@ def run(edge: Edge, command: list[str], folder: pathlib.Path) -> str:
     done = subprocess.run(
         words, cwd=folder, env=environment(**settings), capture_output=True, text=True, timeout=2 * PATIENCE
     )
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
+    assert done.returncode == code, f"{command}: {done.stderr}"
+    return done.stdout + done.stderr if code else done.stdout
 
 
 def assert_as_shown(page: str, edge: Edge, folder: pathlib.Path) -> None:
