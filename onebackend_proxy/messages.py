@@ -86,6 +86,8 @@ class ResponseHead:
     keep_alive: bool = True
     upgrade: bytes = b""
     lines: bytes = attrs.field(init=False, repr=False)
+    edited: tuple[object, ResponseHead] | None = attrs.field(default=None, init=False, repr=False)
+    """By whom it was edited last, and what came of it: it is the same each time."""
 
     @lines.default
     def _lines(self) -> bytes:
@@ -101,7 +103,7 @@ class ResponseHead:
         made = ResponseHead.__new__(ResponseHead)
         made.status, made.reason, made.headers, made.body = self.status, self.reason, headers, self.body
         made.dated, made.keep_alive, made.upgrade = self.dated, self.keep_alive, self.upgrade
-        made.lines = lines
+        made.lines, made.edited = lines, None
         return made
 
 

@@ -158,9 +158,10 @@ class _Mixture:
 
     def upstream(self) -> Upstream:
         """The upstream as the registry has its services now."""
-        if self._slugs:
+        slugs = self._slugs
+        if slugs:
             # An Upstream is equal to itself only: the registry makes another one for each change.
-            services = [self._lookup(slug) for slug in self._slugs]
+            services = [self._lookup(slugs[0])] if len(slugs) == 1 else list(map(self._lookup, slugs))
             if services != self._services:
                 self._upstream = self._mixed(dict(zip(self._slugs, services, strict=True)))
                 self._services = services

@@ -63,7 +63,6 @@ class Guard:
     _lean: bool = attrs.field(init=False, repr=False)
     _shapes: bool = attrs.field(init=False, repr=False)
     _changes_request: bool = attrs.field(init=False, repr=False)
-    _edited: tuple[ResponseHead, ResponseHead] | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         waits = self.paused or self.forward or self.compress or self.cache or self.intercepts
@@ -132,12 +131,13 @@ class Guard:
 
     def edited(self, head: ResponseHead) -> ResponseHead:
         """An answer's head with the edits that are the same for all; a head that comes again is known."""
-        known = self._edited
-        if known is not None and known[0] is head:
+        edits = self.response_edits
+        known = head.edited
+        if known is not None and known[0] is edits:
             return known[1]
-        assert self.response_edits is not None
-        edited = with_edits(head, self.response_edits, NO_VALUES)
-        self._edited = head, edited
+        assert edits is not None
+        edited = with_edits(head, edits, NO_VALUES)
+        head.edited = edits, edited
         return edited
 
 
