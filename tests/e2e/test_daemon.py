@@ -16,13 +16,13 @@ from .proxy_process import ADMIN_PASSWORD, environment
 from .waiting import free_port, wait_until
 
 
-def start(folder: pathlib.Path, port: int) -> subprocess.CompletedProcess[str]:
+def start(folder: pathlib.Path, port: int, *more: str) -> subprocess.CompletedProcess[str]:
     """Run twistd until its caller may go on."""
     twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
     files = ["--pidfile", str(folder / "pid"), "--logfile", str(folder / "log"), "--rundir", str(folder)]
     options = ["--listen", f"tcp:{port}:interface=127.0.0.1", "--folder", str(folder / "data")]
     return subprocess.run(
-        [*twistd, *files, "onebackend-proxy", *options],
+        [*twistd, *files, "onebackend-proxy", *options, *more],
         env=environment() | {"OB_ADMIN_PASSWORD": ADMIN_PASSWORD},
         capture_output=True,
         text=True,
