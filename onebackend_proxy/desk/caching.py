@@ -64,7 +64,7 @@ class RouteCache:
         self.shelf = storage.shelf(route_id)
         self.seconds = seconds
         self._flights: dict[Place, Flight] = {}
-        self._fetches: dict[bytes, set[Fetch]] = {}
+        self._fetches: set[Fetch] = set()
         self.not_kept: ResponseHead | None = None
         """The last head that nobody may keep, whoever asks: it comes again as the same object."""
         self._told: tuple[ResponseHead, bytes, ResponseHead] | None = None
@@ -206,7 +206,7 @@ class RouteCache:
         fetch = Fetch(self, visit, exchange.request, kept, bool(conditions))
         fetch.flight = flight
         exchange.filter_through(fetch.before)
-        self._fetches.setdefault(visit.key, set()).add(fetch)
+        self._fetches.add(fetch)
         exchange.wait(fetch.stopped)
         exchange.go_upstream()
 
@@ -226,7 +226,7 @@ class RouteCache:
         asked = attrs.evolve(visit.asked, plain=True)
         about = Visit(exchange, asked, visit.key, visit.authenticated, b"fwd=stale")
         fetch = Fetch(self, about, request, kept, bool(conditions), background=True)
-        self._fetches.setdefault(visit.key, set()).add(fetch)
+        self._fetches.add(fetch)
         exchange.inner(fetch, request, upstream).start()
 
     # Waiting for each other.
@@ -283,12 +283,7 @@ class RouteCache:
 
     def over(self, fetch: Fetch) -> None:
         """It is not under way any more."""
-        key = fetch.visit.key
-        fetches = self._fetches.get(key)
-        if fetches is not None:
-            fetches.discard(fetch)
-            if not fetches:
-                del self._fetches[key]
+        self._fetches.discard(fetch)
 
     def arrived(self, visit: Visit, kept: Kept) -> None:
         """What it waited for is there."""
@@ -328,10 +323,11 @@ class RouteCache:
         for name, value in head.headers:
             if name.lower() in (b"location", b"content-location"):
                 targets.add(same_host(request, value))
-        for target in targets - {b""}:
-            key = key_of(request, asked, target)
+        keys = {key_of(request, asked, target) for target in targets - {b""}}
+        for key in keys:
             self.storage.drop_target(self.shelf, key)
-            for fetch in self._fetches.get(key, ()):
+        for fetch in self._fetches:
+            if fetch.visit.key in keys:
                 fetch.doomed = True
 
 

@@ -24,13 +24,13 @@ _SECONDS = frozenset(
 _WITH_FIELDS = frozenset((b"no-cache", b"private"))
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _DIRECTIVE = re.compile(
-    rb"[ \t]*+(?:(%b)(?:=(?:\"((?:[^\"\\]|\\.)*+)\"|([^\s,\"]*+)))?)?[ \t]*+(?:,|$)" % _TOKEN, re.DOTALL
+    rb"[ \t]*+(?:(%b)(?:=(?:\"((?:[^\"\\]|\\.)*+)\"|([^\s,\"]*+)))?)?[ \t]*+(?:,|\Z)" % _TOKEN, re.DOTALL
 )
 # A member of a dictionary of RFC 8941, 3.2: an integer, a boolean, or anything else that has a type.
 _MEMBER = re.compile(
     rb"[ \t]*+([a-z*][a-z0-9_.*-]*+)"
     rb"(?:=(?:(-?[0-9]{1,15}+)(?![0-9.])|\?([01])|(\"(?:[^\"\\]|\\[\"\\])*+\"|[A-Za-z*][^\s,;\"()]*+|[0-9.-]++|:[^:]*+:)))?"
-    rb"(?:;[ ]*+[a-z*][a-z0-9_.*-]*+(?:=(?:\"(?:[^\"\\]|\\[\"\\])*+\"|[^\s,;\"]*+))?)*+[ \t]*+(,|$)"
+    rb"(?:;[ ]*+[a-z*][a-z0-9_.*-]*+(?:=(?:\"(?:[^\"\\]|\\[\"\\])*+\"|[^\s,;\"]*+))?)*+[ \t]*+(,|\Z)"
 )
 _DATES = (
     # RFC 9110, 5.6.7: as it is sent, and as it was.
@@ -137,6 +137,9 @@ def http_date(text: bytes) -> int | None:
             month, day, hour, minute, second, year = found.groups()
         else:
             day, month, year, hour, minute, second = found.groups()
+        if len(year) == 2:
+            # Not more than 50 years away, for as long as this is read.
+            year = (b"20" if year < b"70" else b"19") + year
         return _moment(int(year), month, int(day), int(hour), int(minute), int(second))
     return None
 
@@ -147,9 +150,6 @@ def shown_date(seconds: float) -> bytes:
 
 
 def _moment(year: int, month: bytes, day: int, hour: int, minute: int, second: int) -> int | None:
-    if year < 100:
-        # Of two digits: not more than 50 years away, for as long as this is read (RFC 9110, 5.6.7).
-        year += 2000 if year < 70 else 1900
     number = _MONTHS.get(month)
     if number is None or year < 1900 or hour > 23 or minute > 59 or second > 60:
         return None
