@@ -130,9 +130,7 @@ class ProxyService(Service):
         self.storage = Storage(settings.edge_cache_max_size, settings.edge_cache_item_max_size)
         self._guards = Guards(
             self._upstreams.of,
-            lambda target, name: targets.upstream_of(
-                name, [target], timeouts=limits.timeouts, ejection=limits.ejection
-            ),
+            self._upstreams.asked_by,
             PasswordWork(),
             reactor.seconds,
             self.storage if settings.edge_cache_max_size and settings.edge_cache_item_max_size else None,

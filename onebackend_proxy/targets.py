@@ -114,21 +114,36 @@ class RouteUpstreams:
                 del self._made[key]
         return self._targets.endpoints()
 
+    def asked_by(self, route: Route, target: str) -> Callable[[], Upstream]:
+        """What gives the upstream of a target that is asked about the requests of a Route, at its pace.
+
+        Raises `ValueError` for a target that there is not.
+        """
+        return self._targets.upstream_of(
+            f"forwardAuth of {route.id}",
+            [target],
+            balance=self._balance,
+            timeouts=self._timeouts(route),
+            ejection=self._limits.ejection,
+        )
+
+    def _timeouts(self, route: Route) -> Timeouts:
+        own = {name: value for name, value in attrs.asdict(route.timeouts).items() if value is not None}
+        return attrs.evolve(self._limits.timeouts, **own)
+
     def _make(self, route: Route) -> Callable[[], Upstream | None]:
         # An entry for a service has no target: it is about that service.
         target = f"service:{route.id[1:]}" if route.id.startswith("/") else route.target
         if service_of(target) in BUILT_IN_SLUGS:
             return lambda: None
         weighted = route.targets or (WeightedTarget(target),)
-        timeouts = self._limits.timeouts
-        own = {name: value for name, value in attrs.asdict(route.timeouts).items() if value is not None}
         try:
             return self._targets.upstream_of(
                 route.id,
                 [target.url for target in weighted],
                 [target.weight for target in weighted],
                 balance=Balance(route.balance) if route.balance else self._balance,
-                timeouts=attrs.evolve(timeouts, **own),
+                timeouts=self._timeouts(route),
                 retries=1 if route.retries is None else route.retries,
                 ejection=self._limits.ejection,
                 verify=not route.tls_insecure_skip_verify,

@@ -41,14 +41,12 @@ _NOT_FORWARDED = frozenset(
 
 
 class ForwardedAuth:
-    """Asks about each request; `address` makes an upstream of a target and a name."""
+    """Asks about each request; `upstream_of` gives what gives the upstream of a target."""
 
-    def __init__(
-        self, settings: ForwardAuth, address: Callable[[str, str], Callable[[], Upstream]], name: str
-    ) -> None:
+    def __init__(self, settings: ForwardAuth, upstream_of: Callable[[str], Callable[[], Upstream]]) -> None:
         target, path = auth_target(settings.url)
         self._path = path.encode("ascii")
-        self._upstream = address(target, name)
+        self._upstream = upstream_of(target)
         # A service, or a socket, has no name of its own: it sees the client's.
         named = service_of(target) is None and not target.startswith("unix:")
         self._host = target.rpartition("://")[2].partition("/")[0].encode("ascii") if named else b""

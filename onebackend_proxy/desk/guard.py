@@ -146,12 +146,12 @@ class Guards:
     """The guards of Routes, each made when it is first asked for.
 
     `upstream_of` gives a Route's upstream, None where it is one of the built-in services; those answer at
-    `built_in`. `address` makes an upstream of a URL and a name, for whoever else is asked. All of them share
-    one table for rates, and one cache.
+    `built_in`. `asked_by` gives the upstream of a target that a Route wants to be asked. All of them share one
+    table for rates, and one cache.
     """
 
     upstream_of: Callable[[Route], Upstream | None]
-    address: Callable[[str, str], Callable[[], Upstream]]
+    asked_by: Callable[[Route, str], Callable[[], Upstream]]
     passwords: PasswordWork
     seconds: Callable[[], float]
     storage: Storage | None = None
@@ -238,7 +238,7 @@ class Guards:
     def _forward(self, route: Route, access: Access) -> ForwardedAuth | None:
         if access.forward_auth is None:
             return None
-        return ForwardedAuth(access.forward_auth, self.address, f"forwardAuth of {route.id}")
+        return ForwardedAuth(access.forward_auth, functools.partial(self.asked_by, route))
 
     def _cache(self, route: Route) -> RouteCache | None:
         if not route.policy.cache or self.storage is None:

@@ -66,11 +66,10 @@ def guarded_plane(
     for url in urls:
         registry.register(instance(url))
     exchanges = Exchanges(clock, upstream, random=lambda: 0.0, limits=limits)
-    targets = Targets(registry.lookup)
-    upstreams = RouteUpstreams(targets, limits)
+    upstreams = RouteUpstreams(Targets(registry.lookup), limits)
     guards = Guards(
         upstreams.of,
-        lambda target, name: targets.upstream_of(name, [target]),
+        upstreams.asked_by,
         PasswordWork(in_thread) if in_thread is not None else PasswordWork(),
         clock.seconds,
         storage=storage,

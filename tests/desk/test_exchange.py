@@ -22,6 +22,7 @@ from onebackend_proxy.records import (
     Policy,
     RateLimit,
     Route,
+    RouteTimeouts,
 )
 from onebackend_proxy.testing import ScriptedConnection
 
@@ -325,6 +326,15 @@ class TestForwardAuth(PolicyTests):
             plane.clock.advance(1)
         assert client.answer().status == 504
         assert plane.upstream.connecting == []
+
+    def test_it_has_the_time_that_the_route_gives(self) -> None:
+        policy = Policy(access=Access(forward_auth=ForwardAuth(AUTH)))
+        slow = Route("x.com/app", "http://10.0.0.1", timeouts=RouteTimeouts(first_byte=2.0), policy=policy)
+        plane = guarded_plane(fast, [slow])
+        client, _auth = self.admitted(plane)
+        for _ in range(4):
+            plane.clock.advance(1)
+        assert client.answer().status == 504
 
     def test_one_that_breaks_off(self) -> None:
         plane = self.guarded()
