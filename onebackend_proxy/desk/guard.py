@@ -146,8 +146,8 @@ class Guards:
     """The guards of Routes, each made when it is first asked for.
 
     `upstream_of` gives a Route's upstream, None where it is one of the built-in services; those answer at
-    `built_in`. `asked_by` gives the upstream of a target that a Route wants to be asked. All of them share one
-    table for rates, and one cache.
+    `built_in`. `asked_by` gives the upstream of a target that a Route wants to be asked. All of them share
+    one table for rates, and one cache.
     """
 
     upstream_of: Callable[[Route], Upstream | None]

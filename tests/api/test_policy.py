@@ -29,7 +29,7 @@ from onebackend_proxy.records import (
     Route,
 )
 from onebackend_proxy.store.rows import ROUTES, route_row
-from onebackend_proxy.targets import Targets
+from onebackend_proxy.targets import RouteUpstreams, Targets
 
 from ..properties import PROPERTY
 from .support import cheap_work
@@ -459,10 +459,9 @@ def test_a_database_keeps_all_of_it(fields):
 @PROPERTY
 @given(POLICIES)
 def test_what_is_taken_can_be_made_ready(fields):
-    targets = Targets(lambda slug: None)
     guards = Guards(
         lambda route: None,
-        lambda target, name: targets.upstream_of(name, [target]),
+        RouteUpstreams(Targets(lambda slug: None)).asked_by,
         cheap_work(),
         lambda: 0.0,
     )
