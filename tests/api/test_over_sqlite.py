@@ -15,6 +15,7 @@ from onebackend_proxy.store import Vault, open_sqlite
 
 from ..tls.making import DAY, made
 from .support import START, Api
+from .test_policy import FULL as POLICY
 from .test_rules import FULL
 
 reactor: Any = any_reactor
@@ -74,9 +75,17 @@ class OverSqliteTests(TestCase):
                 self.assertEqual(reply.status, 200, reply.body)
                 return reply.json
 
-            routes = {"routes": [FULL, {"id": "b.com", "target": "http://b"}]}
+            entry = {"id": "/shop-svc", **POLICY}
+            routes = {"routes": [entry, FULL, {"id": "b.com/x", "target": "http://b", **POLICY}]}
             self.assertEqual(await call("PUT", "routes", routes), routes)
             self.assertEqual(await call("POST", "routes"), routes)
+            ids = {"ids": ["/shop-svc", "b.com/x"]}
+            await self.done(self.api.call("POST", "/proxy-svc/routes/pause", ids, token=token))
+            del entry["paused"]
+            paused = await call("POST", "routes", ids)
+            self.assertEqual(paused["routes"][0], {**entry, "paused": {"retryAfter": "1m"}})
+            await self.done(self.api.call("POST", "/proxy-svc/routes/resume", ids, token=token))
+            self.assertEqual((await call("POST", "routes", ids))["routes"][0], entry)
             begins = datetime.datetime.fromtimestamp(START, datetime.UTC)
             leaf = made("a.com", begins=begins, ends=begins + 30 * DAY)
             saved = await call("PUT", "certs", {"certs": [{"cert": leaf.bundle}]})
