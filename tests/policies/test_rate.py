@@ -250,11 +250,11 @@ def test_what_an_attacker_with_many_addresses_gets():
             for turn in range(50)
             for number in range(addresses)
         )
-        for limiter, addresses in ((a_limiter(10, 60.0, 9, table=RateTable(1024)), n) for n in (256, 8192))
+        for limiter, addresses in ((a_limiter(10, 60.0, 9, table=RateTable(256)), n) for n in (64, 2048))
     )
-    assert few <= 256 * 10 * 1.05
+    assert few <= 64 * 10 * 1.05
     # With a table that is overrun there is as good as no limit by address; of that the documentation warns.
-    assert many > 8192 * 10
+    assert many > 2048 * 10
 
 
 @PROPERTY
@@ -299,7 +299,10 @@ def test_a_window_that_is_no_whole_number_is_not_told():
 
 
 @OFTEN
-@given(LIMITS, st.lists(st.floats(0, 3.0) | st.floats(0, 0.1), min_size=1, max_size=50))
+@given(
+    LIMITS.filter(lambda limit: limit.requests <= 100),
+    st.lists(st.floats(0, 3.0) | st.floats(0, 0.1), min_size=1, max_size=50),
+)
 @example(RateLimit(100, 0.5), [0.0, 0.03125])
 def test_what_is_told_is_true(limit, gaps):
     limiter = RateLimiter(RateTable(8), limit, "x")
