@@ -4,6 +4,7 @@ messages, headers, http1, chunked   heads and framing    routing, balancing, add
 exchange, tunnel            the life of one request, between
   upstream/                 the side the services are on, and
   downstream/               the side the clients are on (the fast plane, and a twisted.web tree)
+policies/, desk/            who may come in, how often, what changes: decided, and done to exchanges
 store/, registry/           what persists, and which instances serve a slug
 api/                        user-svc, registry-svc and proxy-svc
 options, service            settings and assembly: `twistd onebackend-proxy`
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .balancing import Timeouts
     from .downstream import ProxySite, ReverseProxyResource, ServiceResource
+    from .embedding import reverse_proxy
     from .errors import ProxyError, SettingError
     from .limits import Limits
     from .options import Settings
-    from .proxy import ProxyService, reverse_proxy
+    from .proxy import ProxyService
 
 _HOMES = {
     "Limits": "limits",
@@ -35,7 +37,7 @@ _HOMES = {
     "SettingError": "errors",
     "Settings": "options",
     "Timeouts": "balancing",
-    "reverse_proxy": "proxy",
+    "reverse_proxy": "embedding",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from itertools import chain
@@ -15,19 +15,18 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from .addresses import parse_target
 from .api import BuiltInService, EdgeView, MetricSources, built_in_services, open_accounts
-from .balancing import Balance, EndpointState, Timeouts, Upstream
+from .balancing import EndpointState
 from .desk.guard import Guards
 from .desk.storage import Storage, StorageStats
-from .downstream import ReverseProxyResource, ServiceResource
+from .downstream import ServiceResource
 from .downstream.edge import EdgeResource, PlainEdge
 from .downstream.peers import client_address
 from .downstream.resources import Desk
 from .edge_certificates import EdgeCertificates
 from .exchange import Exchanges
 from .folder import ADMIN_PASSWORD, DATABASE, ENCRYPTION_KEY, kept_secret, make_folder
-from .headers import Network, prepare_request
+from .headers import prepare_request
 from .inside import BuiltInUpstream
 from .interfaces import IStore, Published
 from .metrics import RequestCounts
@@ -45,35 +44,6 @@ if TYPE_CHECKING:
 
 GRACE = 20.0
 """Seconds that requests in flight may take to finish when the proxy is told to stop."""
-
-
-def reverse_proxy(
-    *urls: str,
-    reactor: Any = None,
-    trusted_proxies: Sequence[Network] = (),
-    timeouts: Timeouts | None = None,
-    balance: str = "random",
-    weights: Sequence[int] = (),
-) -> ReverseProxyResource:
-    """A resource that relays everything at and below it to whatever listens at these URLs, healthiest first.
-
-    A URL is ``http://``, ``https://`` or ``unix:/PATH``; of several, `balance` (a Route's word) picks one, by
-    `weights` if there are any, one for each URL. For programs that want no registry: it stands where
-    `twisted.web.proxy.ReverseProxyResource` would. The path it is mounted at is taken off the target. Raises
-    `ValueError` for what cannot be proxied to, a balance or weights that there are not.
-    """
-    if reactor is None:
-        from twisted.internet import reactor
-    endpoints = tuple(EndpointState(parse_target(url)) for url in urls)
-    upstream = Upstream(
-        urls[0] if urls else "nothing",
-        endpoints,
-        timeouts or Timeouts(),
-        balance=Balance(balance),
-        weights=tuple(weights),
-    )
-    desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
-    return ReverseProxyResource(lambda: upstream, desk)
 
 
 def _make_issuing(

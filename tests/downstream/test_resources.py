@@ -335,6 +335,27 @@ class TestReverseProxy(SynchronousTestCase):
         with pytest.raises(ValueError, match="scheme"):
             reverse_proxy("ftp://10.0.0.1", reactor=MemoryReactorClock())
 
+    def test_a_policy(self) -> None:
+        reactor = MemoryReactorClock()
+        policy = {"access": {"deny": ["192.0.2.66"]}, "rateLimit": {"requests": 1, "per": "1h"}}
+        resource = reverse_proxy("http://10.0.0.1:8000", reactor=reactor, policy=policy)
+        statuses = []
+        for peer in ("192.0.2.7", "192.0.2.7", "192.0.2.66"):
+            wire = Wire(reactor, peer)
+            wire.attach(ProxySite(resource, reactor, fast=resource).buildProtocol(wire.getPeer()))
+            client = Client(reactor, wire).ask()
+            statuses += [answer.status for answer in client.answers()]
+        assert (len(reactor.tcpClients), statuses) == (1, [429, 403])
+
+    def test_a_policy_that_there_is_not(self) -> None:
+        for policy, said in (
+            ({"rateLimit": {"requests": 0}}, "rateLimit.requests: "),
+            ({"nope": 1}, "nope"),
+            ({"stripPrefix": True}, "stripPrefix"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                reverse_proxy("http://10.0.0.1", reactor=MemoryReactorClock(), policy=policy)
+
     def test_no_url_at_all(self) -> None:
         reactor = MemoryReactorClock()
         wire = Wire(reactor)
