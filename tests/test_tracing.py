@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onebackend_proxy import ProxySite
 from onebackend_proxy.errors import BadRequest
 from onebackend_proxy.headers import prepare_request
 from onebackend_proxy.http1 import request_head
 from onebackend_proxy.messages import RequestHead
 from onebackend_proxy.tracing import is_traceparent, trace_id, traced_request
 
+from .conformance import ONE, new_plane
 from .properties import PROPERTY, plain_fields
 from .test_headers import PROXY, STRANGER, TRUSTED, named, sent
 
@@ -141,3 +144,14 @@ def test_nothing_else_changes(before, trace, after, peer):
         assert sent(out) == sent(plain)
     else:
         assert named(sent(out), b"tracestate") == []
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_on_both_planes(fast):
+    plane = new_plane(
+        lambda resource, clock: ProxySite(resource, clock, fast=resource if fast else None), ONE
+    )
+    for prepare, begun in (traced_request, 1), (prepare_request, 0):
+        plane.resource.desk = attrs.evolve(plane.resource.desk, prepare=prepare)
+        plane.connect().ask()
+        assert len(plane.upstream.accept().field(b"traceparent")) == begun

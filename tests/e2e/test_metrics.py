@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,15 +22,17 @@ from websockets.sync.server import serve
 from onebackend_proxy.passwords import hash_password
 
 from .edge import Edge
+from .examples import DOCS, OO, code_blocks
 from .policies import Reply, Service
 from .programs import curl
+from .proxy_process import ADMIN_PASSWORD, environment
 from .raw_backend import RawBackend
 from .raw_client import RawClient
 from .recording import Received
 from .test_websocket import echo
 from .waiting import free_port, wait_until
 
-PAGE = pathlib.Path(__file__).parent.parent.parent / "docs" / "metrics.rst"
+PAGE = "metrics.rst"
 TOKEN = "a-token-for-the-scraper"
 PREFIX = "onebackend_proxy_"
 ACCEPTED_BY_PROMETHEUS = (
@@ -39,8 +42,7 @@ ACCEPTED_BY_PROMETHEUS = (
 
 def blocks(kind: str) -> list[str]:
     """The page's code blocks of this kind."""
-    found = re.findall(rf"^\.\. code-block:: {kind}\n\n((?:   .*\n|\n)+)", PAGE.read_text(), re.MULTILINE)
-    return [re.sub("^   ", "", block, flags=re.MULTILINE) for block in found]
+    return code_blocks(PAGE, kind)
 
 
 def samples(text: str) -> Iterator[Any]:
@@ -79,6 +81,39 @@ def test_the_example_with_curl(new_proxy):
     assert TOKEN not in proxy.log()
 
 
+def test_the_example_with_oo(new_proxy):
+    assert blocks("console")[1].strip() == "$ oo get /proxy-svc/metrics"
+    proxy = new_proxy()
+    done = subprocess.run(
+        [*OO, "get", "/proxy-svc/metrics"],
+        env=environment(OB_SERVER_URL=proxy.url, OB_ADMIN_PASSWORD=ADMIN_PASSWORD, HOME=str(proxy.folder)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert value_of(done.stdout, "connections") >= 1
+
+
+@pytest.mark.parametrize("protocol", ["--http1.1", "--http2"])
+def test_a_request_that_brings_no_trace_begins_one(new_edge, protocol):
+    edge = new_edge("--trace")
+    service = Service()
+    with RawBackend(service) as backend:
+        edge.certify("front.test")
+        edge.route("front.test", backend.url)
+        edge.curl("https://front.test/", protocol, "--header", "tracestate: a=b")
+        given = f"00-{'a' * 32}-{'b' * 16}-00"
+        edge.curl("https://front.test/", protocol, "-H", f"traceparent: {given}", "-H", "tracestate: a=b")
+    [began, passed] = service.requests
+    [parent] = began.all(b"traceparent")
+    [request_id] = began.all(b"x-request-id")
+    assert re.fullmatch(rb"00-%b-[0-9a-f]{16}-01" % request_id, parent)
+    assert began.all(b"tracestate") == []
+    assert (passed.all(b"traceparent"), passed.all(b"tracestate")) == ([given.encode()], [b"a=b"])
+    edge.stop()
+
+
 def test_the_configuration_of_prometheus(new_proxy, tmp_path):
     proxy = new_proxy("--metrics-token", TOKEN)
     [job] = yaml.safe_load(blocks("yaml")[0])["scrape_configs"]
@@ -96,7 +131,7 @@ def test_the_configuration_of_prometheus(new_proxy, tmp_path):
 
 def test_the_alerts_name_what_there_is():
     rules = yaml.safe_load(blocks("yaml")[1])["groups"][0]["rules"]
-    documented = set(re.findall(r"``(onebackend_proxy_\w+)``", PAGE.read_text()))
+    documented = set(re.findall(r"``(onebackend_proxy_\w+)``", (DOCS / PAGE).read_text()))
     for rule in rules:
         names = set(re.findall(r"onebackend_proxy_\w+", rule["expr"]))
         assert names and {name.removesuffix("_bucket") for name in names} <= documented, rule
