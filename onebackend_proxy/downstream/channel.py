@@ -126,7 +126,9 @@ class ProxyChannel(Lingering, HTTPChannel):
                 self._head_watched = (self._heads, now)
             elif now - self._head_watched[1] > self.site.limits.head_timeout:
                 seconds = self.site.limits.head_timeout
-                self._refuse_head(RequestTimeout(f"the head took over {seconds:g} s to arrive"))
+                self._refuse_head(
+                    RequestTimeout(f"the head took over {seconds:g} s to arrive"), now - self._head_watched[1]
+                )
 
     def timeoutConnection(self) -> None:
         """twisted.web's hook: nothing came for too long."""
@@ -297,8 +299,11 @@ class ProxyChannel(Lingering, HTTPChannel):
         else:
             self._refuse_head(BadRequest("the request is not valid HTTP/1.1"))
 
-    def _refuse_head(self, error: ProxyError) -> None:
-        """Refuse what is no request; one under way (a broken chunk in its body) is given up with it."""
+    def _refuse_head(self, error: ProxyError, seconds: float = 0.0) -> None:
+        """Refuse what is no request, and took so long to be none.
+
+        One under way (a broken chunk in its body) is given up with it.
+        """
         if self._lingering:
             # Refused already.
             return
@@ -314,7 +319,7 @@ class ProxyChannel(Lingering, HTTPChannel):
         if request is None:
             count(self.site.counts, None, status, 0.0, 0.0)
         if request is not None:
-            request.refused(status, method, target, error.message)
+            request.refused(status, method, target, error.message, seconds)
         elif self.site.on_request_end is not None:
             # Not so much as a request line: there is no request to tell of.
             caller = Caller(self.peer(()).ip, b"", b"-", b"-", tls_version(self.transport), b"", b"")

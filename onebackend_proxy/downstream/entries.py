@@ -87,7 +87,10 @@ def caller_of(
         else:
             said.setdefault(lower, value)
     host = said.get(b"host", b"")
+    headers = head.headers
     if head.target[:1] not in (b"/", b"*"):
+        # The host is this request's own.
+        headers = []
         try:
             host = origin_form(head.method, head.target)[1] or host
         except ProxyError:
@@ -100,7 +103,7 @@ def caller_of(
             client = forwarded_client(peer, chain, real, trusted)
     agent, referer = said.get(b"user-agent", b""), said.get(b"referer", b"")
     tls = tls_version(transport)
-    return Caller(client, host, head.method, head.version, tls, agent, referer, head.headers)
+    return Caller(client, host, head.method, head.version, tls, agent, referer, headers)
 
 
 def tell_of(tell: Tell, request: ProxyRequest, now: float, client_of: ClientOf = peer_host) -> None:

@@ -43,6 +43,7 @@ class ProxyRequest(Request):
     """The id of a request that was to be proxied."""
     reason = ""
     """Why it was refused, where it was."""
+    _told = False
     _body_limit = MAX_BUFFERED
     _resource: Any = None
     _refusal: ProxyError | None = None
@@ -144,12 +145,15 @@ class ProxyRequest(Request):
             self.channel.drop_rest()
         self.finish()
 
-    def refused(self, status: int, method: bytes, target: bytes, reason: str) -> None:
-        """The channel has answered, before the head was complete: what the access log is to say."""
+    def refused(self, status: int, method: bytes, target: bytes, reason: str, seconds: float) -> None:
+        """The channel has answered, before the head was complete, which took so long: tell the access log."""
         self.method, self.uri, self.clientproto = method, target, b"-"
         self.target, self.reason = target, reason
         self.code, self.startedWriting = status, 1
-        self.began = self.began or self.channel.site.reactor.seconds()
+        site = self.channel.site
+        self.began = self.began or site.reactor.seconds() - seconds
+        self._told = True
+        site.log(self)
 
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource raised: log it, and answer as an API does; never a traceback."""
@@ -165,6 +169,6 @@ class ProxyRequest(Request):
         if self.exchange is not None:
             self.exchange.client_gone()
         self.site = self.channel.site
-        if not self.finished:
+        if not self.finished and not self._told:
             self.site.log(self)
         super().connectionLost(reason)

@@ -742,6 +742,38 @@ class TestAccessLog(Http2Tests):
         client.leaves()
         assert [entry.status for entry in self.ended] == [499, 499]
 
+    def test_what_is_to_be_asked_for_by_http_1_1(self) -> None:
+        class Nothing:
+            desk = self.plane.resource.desk
+
+            def choose(self, request: object) -> None:
+                return None
+
+        client = self.connect(Nothing())
+        client.got(client.ask(b"/echo/x"))
+        [entry] = self.ended
+        assert (entry.status, entry.target, entry.protocol) == (0, b"/echo/x", b"HTTP/2.0")
+        assert entry.reason == "to be asked for over HTTP/1.1" and len(entry.id) == 32
+
+    def test_one_stream_too_many(self) -> None:
+        client = self.connect()
+        for _ in range(MAX_STREAMS):
+            client.ask()
+        client.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1000
+        client.h2.remote_settings.acknowledge()
+        client.ask(b"/svc/late")
+        [entry] = self.ended
+        assert (entry.status, entry.target, entry.reason) == (0, b"/svc/late", "one too many")
+
+    def test_an_answer_that_the_service_breaks_off(self) -> None:
+        client, number, service = self.begin()
+        service.respond(200, (b"Content-Length", b"9"))
+        service.send_body(b"half")
+        service.lose(detail="reset")
+        assert client.got(number).reset == ErrorCodes.INTERNAL_ERROR
+        [entry] = self.ended
+        assert (entry.status, entry.bytes_out) == (200, 4) and "reset" in entry.reason
+
     def test_nobody_asks_for_one(self) -> None:
         self.site.on_request_end = None
         client, number, service = self.begin()
