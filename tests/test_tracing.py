@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from onebackend_proxy import ProxySite
 from onebackend_proxy.errors import BadRequest
@@ -148,10 +150,11 @@ def test_nothing_else_changes(before, trace, after, peer):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_on_both_planes(fast):
-    plane = new_plane(
-        lambda resource, clock: ProxySite(resource, clock, fast=resource if fast else None), ONE
-    )
+    def site(resource: Any, clock: Clock) -> ProxySite:
+        return ProxySite(resource, clock, fast=resource if fast else None)
+
     for prepare, begun in (traced_request, 1), (prepare_request, 0):
+        plane = new_plane(site, ONE)
         plane.resource.desk = attrs.evolve(plane.resource.desk, prepare=prepare)
         plane.connect().ask()
         assert len(plane.upstream.accept().field(b"traceparent")) == begun
