@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead
+from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead, field_lines
 from .encoders import CODINGS, available
 
 MIN_SIZE = 1024
@@ -175,7 +175,8 @@ def encoded_head(head: ResponseHead, coding: str, size: int = CHUNKED) -> Respon
 
 def varied_head(head: ResponseHead) -> ResponseHead:
     """The head of an answer as it is, which for others is encoded."""
-    return attrs.evolve(head, headers=varying(head.headers))
+    headers = varying(head.headers)
+    return head if headers is head.headers else head.with_lines(headers, field_lines(headers))
 
 
 def unmodified_head(head: ResponseHead, request: Headers) -> ResponseHead:
