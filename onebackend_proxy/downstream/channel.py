@@ -316,16 +316,19 @@ class ProxyChannel(Lingering, HTTPChannel):
             return
         method, target = guessed(getattr(self, "_command", b"-"), getattr(self, "_path", b"-"))
         status = self.write_refusal(error, method, target)
-        if request is None:
-            count(self.site.counts, None, status, 0.0, 0.0)
         if request is not None:
             request.refused(status, method, target, error.message, seconds)
-        elif self.site.on_request_end is not None:
-            # Not so much as a request line: there is no request to tell of.
-            caller = Caller(self.peer(()).ip, b"", b"-", b"-", tls_version(self.transport), b"", b"")
-            now = self.site.reactor.seconds()
-            self.site.on_request_end(caller, now, now, b"", b"", status, 0, 0, None, error.message)
+        else:
+            self._refused_nothing(status, error.message)
         self.loseConnection()
+
+    def _refused_nothing(self, status: int, reason: str) -> None:
+        """There was not so much as a request line: count it, and tell the log what there is to tell."""
+        now = self.site.reactor.seconds()
+        count(self.site.counts, None, status, now, now)
+        if self.site.on_request_end is not None:
+            caller = Caller(self.peer(()).ip, b"", b"-", b"-", tls_version(self.transport), b"", b"")
+            self.site.on_request_end(caller, now, now, b"", b"", status, 0, 0, None, reason)
 
     def take_trailers(self) -> Headers:
         """The trailer fields of the request that just became complete."""
