@@ -101,7 +101,8 @@ class ProxyService(Service):
         self._guards = Guards(
             self._upstreams.of,
             self._upstreams.asked_by,
-            PasswordWork(),
+            # After a start all who come in are new to us.
+            PasswordWork(waiting=64),
             reactor.seconds,
             self.storage if settings.edge_cache_max_size and settings.edge_cache_item_max_size else None,
             built_in=lambda route: self._inside.upstream(route.id),

@@ -15,6 +15,7 @@ from ..exchange import Exchange, Exchanges, State
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import NO_BODY, Headers, ResponseHead, field_lines
+from ..policies.access import without_authorization
 from ..policies.editing import without_lines
 from ..policies.rate import rate_fields
 from .filters import Filter
@@ -24,9 +25,6 @@ from .sources import PIECE, Memory, Source
 
 if TYPE_CHECKING:
     from .guard import Guard
-
-
-CREDENTIALS = frozenset((b"authorization",))
 
 
 class GuardedExchange(PolicyExchange):
@@ -43,6 +41,7 @@ class GuardedExchange(PolicyExchange):
     ) -> None:
         super().__init__(exchanges, downstream, request, guard.nowhere, guard)
         self.fields = []
+        self._body_limit = 0
         self.asked_target = request.target
         """The target as the client sent it; the request's own is what the service gets."""
         outlet: Downstream = Outlet(downstream, self)
@@ -79,8 +78,7 @@ class GuardedExchange(PolicyExchange):
                 self.denied = "rateLimit"
                 wait = max(1, -int(-verdict.retry_after // 1))
                 raise TooManyRequests("too many requests: slow down", wait)
-        if self._body_limit and request.body > self._body_limit:
-            raise ContentTooLarge(f"the body is over {self._body_limit} bytes")
+        self._limit_body()
         if guard.basic is None:
             self._authenticated()
             return
@@ -89,6 +87,13 @@ class GuardedExchange(PolicyExchange):
             self._wait_for(user, self._identified)
         else:
             self._identified(user)
+
+    def _limit_body(self) -> None:
+        """From now on: who may not come in at all is told that first, however much is at hand by then."""
+        limit = self.guard.body_limit
+        self.limit_body(self._exchanges.limits.body_limit if limit is None else limit)
+        if self._body_limit and max(self.request.body, self.bytes_in) > self._body_limit:
+            raise ContentTooLarge(f"the body is over {self._body_limit} bytes")
 
     def _wait_for(self, result: Deferred[str | None], go_on: Callable[[str | None], None]) -> None:
         def came(value: str | None) -> None:
@@ -124,8 +129,7 @@ class GuardedExchange(PolicyExchange):
             error.fields = guard.challenge
             raise error
         self.user = user
-        # They are for us; the service would have no use for them, and might log them.
-        self.change_request(CREDENTIALS, [])
+        hide_credentials(self.request)
         self._authenticated()
 
     def _authenticated(self) -> None:
@@ -225,6 +229,14 @@ class GuardedExchange(PolicyExchange):
         """See `Exchange`; what the client gets of it is counted by the outlet."""
         self._progress = True
         self._downstream.write(data)
+
+
+def hide_credentials(request: OutgoingRequest) -> None:
+    """Take the credentials that somebody came in with out of what goes upstream.
+
+    They are for us; the service has no use for them, and might log them.
+    """
+    request.headers, request.lines = without_authorization(request.headers, request.lines)
 
 
 class Paused(Unavailable):

@@ -17,11 +17,11 @@ from ..password_work import PasswordWork
 from ..policies.access import AddressRules
 from ..policies.editing import NO_VALUES, Edits, ErrorPages, Values
 from ..policies.rate import RateLimiter, RateTable, rate_fields
-from ..records import NO_POLICY, Access, Pause, Policy, Route
+from ..records import NO_POLICY, Access, Pause, Route
 from ..routing import RouteTable, stripped_target
 from .basic import BasicAuth
 from .caching import RouteCache
-from .exchange import GuardedExchange
+from .exchange import GuardedExchange, hide_credentials
 from .forward import ForwardedAuth
 from .outlet import with_edits
 from .shaped import ShapedExchange
@@ -108,10 +108,11 @@ class Guard:
                 shaped.fields, shaped.lines = rate_fields(self.limiter, verdict)
         else:
             exchange = Exchange(exchanges, downstream, request, upstream)
-            if self.body_limit is not None:
-                exchange.limit_body(self.body_limit)
+        if self.body_limit is not None:
+            exchange.limit_body(self.body_limit)
         if user:
             exchange.user = user
+            hide_credentials(request)
         if self._changes_request:
             self.edit(request, user)
         return exchange
@@ -218,7 +219,7 @@ class Guards:
             body_limit=policy.request_body_limit,
             basic=basic,
             forward=self._forward(route, access),
-            request_edits=_request_edits(policy) or None,
+            request_edits=Edits(policy.headers.request) or None,
             response_edits=Edits(policy.headers.response) or None,
             prefix=route.id[route.id.find("/") :].encode("ascii") if policy.strip_prefix else b"",
             compress=policy.compress,
@@ -244,14 +245,6 @@ class Guards:
         if not route.policy.cache or self.storage is None:
             return None
         return RouteCache(self.storage, route.id, self.seconds)
-
-
-def _request_edits(policy: Policy) -> Edits:
-    edits = policy.headers.request
-    if policy.access.basic_auth:
-        # They are for us; the service has no use for them, and might log them.
-        edits = attrs.evolve(edits, remove=(*edits.remove, "Authorization"))
-    return Edits(edits)
 
 
 def _pages(route: Route) -> ErrorPages | None:

@@ -35,8 +35,6 @@ class PolicyExchange(Exchange):
     ) -> None:
         super().__init__(exchanges, downstream, request, upstream)
         self.guard = guard
-        if guard.body_limit is not None:
-            self.limit_body(guard.body_limit)
 
     def values(self, **more: str) -> Values:
         """What placeholders stand for, and what else is said."""
