@@ -13,7 +13,7 @@ DEFAULT_FOLDER = "~/.1backend"
 ENCRYPTION_KEY = "encryption.key"
 ADMIN_PASSWORD = "admin-password"
 DATABASE = "proxy.sqlite"
-ACCESS_LOG = "access.log"
+ACCESS_LOG = "access-log"
 """A link to where the access log is written, if that is a file."""
 
 

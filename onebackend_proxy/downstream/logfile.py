@@ -167,7 +167,8 @@ class LogFile:
         """How many bytes could be written, and why not all."""
         at = 0
         try:
-            pieces = stat.S_ISFIFO(os.fstat(self._file).st_mode)
+            mode = os.fstat(self._file).st_mode
+            pieces = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
             view = memoryview(data)
             while at < len(data):
                 end = _piece_end(data, at) if pieces else len(data)

@@ -122,7 +122,7 @@ def test_where_the_log_is(oo, log, monkeypatch, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setenv("OB_FOLDER", str(folder))
-    (folder / "access.log").symlink_to(log)
+    (folder / "access-log").symlink_to(log)
     assert "/503" in oo.ok("logs")
     for nowhere in ("-", "off", ""):
         monkeypatch.setenv("OB_PROXY_ACCESS_LOG", nowhere)

@@ -118,7 +118,7 @@ def test_a_line_after_the_end_is_dropped(opened):
 
 
 def test_a_link_shows_where_it_is(opened, tmp_path):
-    link = tmp_path / "folder" / "access.log"
+    link = tmp_path / "folder" / "access-log"
     # Nowhere to put it.
     show_where(link, opened.log)
     link.parent.mkdir()

@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import requests
 from . import test_daemon
 from .disks import small_disk
 from .edge import Edge
+from .examples import DOCS, code_blocks, commands
 from .proxy_process import ADMIN_PASSWORD, ProxyProcess, environment
 from .waiting import free_port, wait_until
 
@@ -218,6 +220,32 @@ def test_oo_finds_the_log_by_itself(tmp_path, new_proxy, oo):
     assert [row.split()[2] for row in rows[1:]] == ["404", "404"]
     assert rows[2].endswith("no service 'nobody' is registered")
     proxy.stop()
+
+
+def test_the_page(tmp_path, oo):
+    """What docs/logging.rst shows is what there is: fields, columns, and the command."""
+    log = tmp_path / FILE
+    own = Edge(tmp_path, "--access-log", str(log))
+    try:
+        own.start()
+        own.certify("shop.example.com")
+        own.route("shop.example.com", "http://127.0.0.1:1")
+        own.curl("https://shop.example.com/cart?token=secret")
+        own.stop()
+    finally:
+        own.kill()
+    [example] = code_blocks("logging.rst", "json")
+    [real] = [line for line in written(log) if line["route"] == "shop.example.com"]
+    assert list(json.loads(example)) == list(real)
+    table = (DOCS / "logging.rst").read_text().partition("* - field")[2].partition("\n\n")[0]
+    documented = re.findall(r"``(\w+)``", "\n".join(re.findall(r"\* - (.*)", table)))
+    assert sorted(documented) == sorted(real)
+    [(command, shown)] = list(commands("logging.rst"))
+    rows = oo(own.folder, *command[2:])
+    assert rows[0].split() == shown[0].split()
+    assert (
+        "GET shop.example.com/cart?token=***" in rows[1] and "GET shop.example.com/cart?token=***" in shown[1]
+    )
 
 
 def test_a_line_for_everything(tmp_path):
