@@ -112,9 +112,12 @@ VARIANTS = {
         {"cache": True},
         CACHED,
         asks=False,
+        beside="miss",
     ),
     # Each of them is another target, and is stored.
-    "miss": Variant("cache, misses that are stored", {"cache": True}, CACHED + "?{run}-{n}"),
+    "miss": Variant(
+        "cache, misses that are stored", {"cache": True}, CACHED + "?{run}-{n}", beside="nocache"
+    ),
     "nocache": Variant("the same answers, no policy", path=CACHED, beside=""),
     "json": Variant("JSON of 2 KiB, no policy", path=JSON_2K, headers=(GZIP,), check=JSON_OK, beside=""),
     "gzip": Variant(

@@ -148,6 +148,17 @@ CASES: dict[str, tuple[Policy, list[Step]]] = {
             Step(200, b"hello"),
         ],
     ),
+    "a body that is too large of somebody who may not come in": (
+        Policy(request_body_limit=4, access=Access(deny=("192.0.2.7/32",)), rate_limit=RateLimit(1, 60.0)),
+        [Step(403, said=(), method=b"POST", content=b"12345")] * 2,
+    ),
+    "bodies that are too large count": (
+        Policy(request_body_limit=4, rate_limit=RateLimit(1, 60.0)),
+        [
+            Step(413, said=(), method=b"POST", content=b"12345", wanted={b"ratelimit-remaining": b"0"}),
+            Step(429, said=(), method=b"POST", content=b"12345"),
+        ],
+    ),
     "edits": (
         Policy(headers=HeaderEdits(EDITS, EDITS)),
         [

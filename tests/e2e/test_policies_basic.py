@@ -161,7 +161,6 @@ def test_a_hundred_wrong_ones_disturb_nobody(desk, front):
         assert ask(locked.name, f"ada:{SECRET}").status == 200
 
 
-@pytest.mark.xfail(reason="work that nobody waits for stays in its queue", strict=False)
 def test_a_client_that_goes_away_while_it_is_looked_at(desk, front):
     with door_to("edge", desk, front) as door:
         door.policy(access={"basicAuth": list(HASHES)})

@@ -147,7 +147,6 @@ def test_a_service_that_speaks_no_http_admits_nobody(door, said):
     assert door.service.requests == []
 
 
-@pytest.mark.xfail(reason="the question has time-outs of its own", strict=False)
 def test_a_slow_service_is_a_time_out(door):
     released = threading.Event()
 
