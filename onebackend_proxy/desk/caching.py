@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from ..errors import ProxyError, UpstreamTimeout
+from ..exchange import State
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import NO_BODY, Headers, ResponseHead
@@ -199,7 +200,6 @@ class RouteCache:
         self._send(visit, kept, conditions, flight)
 
     def _send(self, visit: Visit, kept: Kept | None, conditions: Headers, flight: Flight | None) -> None:
-        self.storage.stats.misses += 1
         exchange = visit.exchange
         if conditions:
             exchange.change_request(CONDITIONS, conditions)
@@ -306,6 +306,9 @@ class RouteCache:
         self._step(visit, lambda: self._send(visit, None, [], None))
 
     def _step(self, visit: Visit, step: Callable[[], None]) -> None:
+        if visit.exchange.state is State.DONE:
+            # Its client went away while another one was answered.
+            return
         try:
             step()
         except Exception:

@@ -190,12 +190,16 @@ class Fetch(Filter):
             self._cover(b"fwd=stale; fwd-status=%d" % head.status)
         else:
             self._decide(head, now)
+            self._missed()
             reason = self.visit.reason
             if self._mode == _KEEPING:
                 reason += b"; stored"
-            if self._exchange is not None:
-                self._exchange.cache = "miss"
             self.to.respond(self._cache.with_status(head, reason))
+
+    def _missed(self) -> None:
+        if self._exchange is not None:
+            self._exchange.cache = "miss"
+            self._cache.storage.stats.misses += 1
 
     def _decide(self, head: ResponseHead, now: float) -> None:
         """Keep it or not."""
@@ -242,9 +246,15 @@ class Fetch(Filter):
 
     def _stop_keeping(self) -> None:
         if self._size:
-            self._cache.storage.release(self._size)
+            self._cache.storage.release(self)
             self._size = 0
         self._pieces = []
+
+    def give_up(self) -> None:
+        """Others need the room: go on without keeping it."""
+        self._mode = _PASSING
+        self._stop_keeping()
+        self._cache.landed(self, None)
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
@@ -252,7 +262,7 @@ class Fetch(Filter):
         if mode == _KEEPING:
             storage = self._cache.storage
             size = len(data)
-            if self._size + size <= storage.item_max_size and storage.reserve(size):
+            if self._size + size <= storage.item_max_size and storage.reserve(self, size):
                 self._size += size
                 self._pieces.append(data)
             else:
@@ -313,8 +323,8 @@ class Fetch(Filter):
             self._give()
             return
         self._over()
+        self._missed()
         if self._exchange is not None:
-            self._exchange.cache = "miss"
             self._exchange.fields.append(cache_status(self.visit.reason))
         self.to.refuse(status, message)
         # The others will fare no better, but they need not wait in a queue for that.
@@ -345,13 +355,16 @@ class Fetch(Filter):
     def _cover(self, status: bytes) -> None:
         self._mode = _COVERING
         self._covered_by = status
-        self._cache.storage.stats.stale += 1
-        self._own(self._kept, "stale")
+        if self._own(self._kept, "stale"):
+            self._cache.storage.stats.stale += 1
 
-    def _own(self, kept: Kept | None, word: str) -> None:
-        if self._exchange is not None and kept is not None:
-            self._exchange.cache = word
-            self._exchange.status = kept.status
+    def _own(self, kept: Kept | None, word: str) -> bool:
+        """The exchange's client, if it has one, gets this."""
+        if self._exchange is None or kept is None:
+            return False
+        self._exchange.cache = word
+        self._exchange.status = kept.status
+        return True
 
     def _refresh(self, head: ResponseHead, now: float) -> None:
         """What is kept is still so: from now on with what the 304 says (RFC 9111, 4.3.4)."""
@@ -360,14 +373,14 @@ class Fetch(Filter):
         before = self._kept
         assert before is not None
         storage = self._cache.storage
-        storage.stats.revalidated += 1
         # Without a Date it is from now, and not from when the answer was made.
         by = head.headers if head.dated else [*head.headers, (b"Date", shown_date(now))]
         headers = updated(before.headers, by)
         merged = ResponseHead(before.status, before.reason, headers, len(before.body), True)
         asked = attrs.evolve(self.visit.asked, plain=True)
         terms = terms_of(asked, self._request.headers, merged, self._sent, now, self.visit.authenticated)
-        self._own(before, "revalidated")
+        if self._own(before, "revalidated"):
+            storage.stats.revalidated += 1
         self._for_all = terms is not None and terms.vary == before.terms.vary and not self._is_outdated()
         if terms is not None and self._for_all:
             self._kept = Kept(before.key, before.values, merged, before.body, terms)

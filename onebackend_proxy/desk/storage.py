@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import attrs
@@ -140,6 +141,13 @@ class Shelf:
         self.closed = False
 
 
+class Coming(Protocol):
+    """An answer that is still coming, of which there are some bytes."""
+
+    def give_up(self) -> None:
+        """Do not keep it after all, and `Storage.release` what there is of it."""
+
+
 class Storage:
     """All that is kept: `max_size` bytes at most, of that `item_max_size` of one body; 0 keeps nothing."""
 
@@ -152,7 +160,8 @@ class Storage:
         # Who has one keeps it: Routes come and go.
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
         self._order: OrderedDict[Kept, None] = OrderedDict()
-        self._on_the_way = 0
+        self.on_the_way = 0
+        self._coming: dict[Coming, int] = {}
         self._passing: OrderedDict[int, float] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -208,7 +217,7 @@ class Storage:
         return True
 
     def _make_room(self) -> None:
-        while self.stats.bytes + self._on_the_way > self.max_size and self._order:
+        while self.stats.bytes + self.on_the_way > self.max_size and self._order:
             self.stats.evicted += 1
             self.drop(next(iter(self._order)))
 
@@ -241,18 +250,26 @@ class Storage:
 
     # What is still coming.
 
-    def reserve(self, size: int) -> bool:
-        """Make room for so many bytes more of an answer that is still coming; whether there is."""
+    def reserve(self, coming: Coming, size: int) -> bool:
+        """Make room for so many bytes more of an answer that is still coming; whether there is.
+
+        Where there is not enough for all of them the longest under way is given up: its client may read as
+        slowly as it likes, and must not keep others from the cache.
+        """
         most = max(self.max_size // SHARE_ON_THE_WAY, min(self.item_max_size, self.max_size))
-        if self._on_the_way + size > most:
-            return False
-        self._on_the_way += size
+        while self.on_the_way + size > most:
+            oldest = next(iter(self._coming), coming)
+            if oldest is coming:
+                return False
+            oldest.give_up()
+        self._coming[coming] = self._coming.get(coming, 0) + size
+        self.on_the_way += size
         self._make_room()
         return True
 
-    def release(self, size: int) -> None:
-        """So many of them are kept by now, or will not be."""
-        self._on_the_way -= size
+    def release(self, coming: Coming) -> None:
+        """It is kept by now, or will not be."""
+        self.on_the_way -= self._coming.pop(coming, 0)
 
     # What is not worth waiting for.
 

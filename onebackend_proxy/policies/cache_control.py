@@ -17,6 +17,9 @@ MAX_SECONDS = 2**31
 """More is as much as this (RFC 9111, 1.2.2)."""
 MAX_FIELD = 4096
 """Bytes of all lines of a Cache-Control; nobody needs so many, and what is longer is not read."""
+# What is longer is not remembered: strangers write it.
+_MAX_REMEMBERED = 128
+_MAX_DATE = 40
 
 _SECONDS = frozenset(
     (b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error", b"min-fresh", b"max-stale")
@@ -81,11 +84,14 @@ def delta_seconds(text: bytes) -> int | None:
     return min(int(digits or b"0"), MAX_SECONDS) if len(digits) <= 10 else MAX_SECONDS
 
 
-@functools.lru_cache(1024)
 def cache_control(value: bytes) -> Directives:
     """The directives of a Cache-Control, its lines joined by commas; `UNREADABLE` where it is broken."""
-    if len(value) > MAX_FIELD:
-        return UNREADABLE
+    if len(value) > _MAX_REMEMBERED:
+        return UNREADABLE if len(value) > MAX_FIELD else _read(value)
+    return _remembered(value)
+
+
+def _read(value: bytes) -> Directives:
     directives = Directives()
     at = 0
     while at < len(value):
@@ -99,7 +105,9 @@ def cache_control(value: bytes) -> Directives:
     return directives
 
 
-@functools.lru_cache(1024)
+_remembered = functools.lru_cache(1024)(_read)
+
+
 def targeted(value: bytes) -> Directives | None:
     """The directives of a CDN-Cache-Control; None where it does not count (RFC 9213, 2.1).
 
@@ -126,9 +134,13 @@ def targeted(value: bytes) -> Directives | None:
             return None if comma else directives
 
 
-@functools.lru_cache(1024)
 def http_date(text: bytes) -> int | None:
     """Seconds since the epoch of a date in one of HTTP's three formats; None for anything else."""
+    return _date(text) if len(text) < _MAX_DATE else None
+
+
+@functools.lru_cache(1024)
+def _date(text: bytes) -> int | None:
     for number, form in enumerate(_DATES):
         found = form.fullmatch(text)
         if found is None:

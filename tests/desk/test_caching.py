@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..downstream.test_edge import slow, stock
 from .caching import ETAG, HOUR, CacheTests, cc, status_of
 
 
@@ -44,9 +45,9 @@ class TestHits(CacheTests):
     def test_an_answer_without_a_date_gets_one_that_stays(self) -> None:
         client, service = self.missed()
         service.answer(b"hello", 200, HOUR)
-        made = client.answer().field(b"Date")
+        assert client.answer().complete
         self.advance(60)
-        assert self.hit().field(b"Date") == made == [self.date(60)[1]]
+        assert self.hit().field(b"Date") == [self.date(60)[1]]
 
     def test_head_is_answered_from_get(self) -> None:
         self.fill(HOUR)
@@ -318,3 +319,33 @@ class TestStale(CacheTests):
         client, service = self.missed()
         service.answer(b"no", 404)
         assert client.answer().status == 404
+
+
+class TestHitsOnOurSite(TestHits):
+    """As a resource of a `ProxySite`."""
+
+    factory = staticmethod(slow)
+
+
+class TestHitsOnAStockSite(TestHits):
+    """In another program's Site."""
+
+    factory = staticmethod(stock)
+
+
+class TestRevalidationOnOurSite(TestRevalidation):
+    """As a resource of a `ProxySite`."""
+
+    factory = staticmethod(slow)
+
+
+class TestConditionsOnAStockSite(TestConditions):
+    """In another program's Site."""
+
+    factory = staticmethod(stock)
+
+
+class TestStaleOnAStockSite(TestStale):
+    """In another program's Site."""
+
+    factory = staticmethod(stock)

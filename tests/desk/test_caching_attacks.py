@@ -349,7 +349,7 @@ class TestMemory(CacheTests):
             service.send_body(bytes(10_000))
         service.finish()
         assert len(client.answer().body) == 30_000
-        assert self.storage._on_the_way == 0
+        assert self.storage.on_the_way == 0
 
     def test_what_is_on_its_way_counts(self) -> None:
         """Many that begin at once and never end."""
@@ -357,7 +357,7 @@ class TestMemory(CacheTests):
             _client, service = self.missed(line=b"GET /%d HTTP/1.1" % number)
             service.respond(200, HOUR, self.date(), (b"Content-Length", b"15000"))
             service.send_body(bytes(14_000))
-        assert 0 < self.storage._on_the_way <= self.max_size // 4
+        assert 0 < self.storage.on_the_way <= self.max_size // 4
 
     def test_misses_leave_nothing(self) -> None:
         for number in range(3 * MAX_PASSING):

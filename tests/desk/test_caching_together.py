@@ -39,7 +39,7 @@ class TestTogether(CacheTests):
         for guard in self.plane.guards.made():
             assert not guard.cache._flights
             assert not guard.cache._fetches
-        assert self.storage._on_the_way == 0
+        assert self.storage.on_the_way == 0
 
     def test_one_goes_for_all(self) -> None:
         leader, service, others = self.begin()
@@ -200,3 +200,27 @@ class TestTogether(CacheTests):
         assert self.stats.entries == 0
         self.plane.upstream.accept().answer(b"new", 200, HOUR, self.date())
         assert others[0].answer().body == b"new"
+
+
+class TestSlowReaders(CacheTests):
+    """Who reads slowly keeps no place that others need."""
+
+    max_size = 200_000
+    item_max_size = 30_000
+
+    def test_the_longest_under_way_is_given_up(self) -> None:
+        slow = []
+        for number in range(5):
+            client, service = self.missed(line=b"GET /slow%d HTTP/1.1" % number)
+            service.respond(200, HOUR, self.date(), (b"Content-Length", b"25000"))
+            service.send_body(bytes(15_000))
+            slow.append((client, service))
+            assert self.storage.on_the_way <= self.max_size // 4
+        self.fill(HOUR, body=bytes(29_000))
+        assert len(self.hit().body) == 29_000
+        for client, service in slow:
+            service.send_body(bytes(10_000))
+            service.finish()
+            assert len(client.answer().body) == 25_000
+        assert self.storage.on_the_way == 0
+        assert self.stats.entries == 2

@@ -1,6 +1,6 @@
 """The tests of https://cache-tests.fyi, from npm: their server is the service, their client asks through us.
 
-What they call required is counted. Only what docs/caching.rst names may fail, for the reason that stands there.
+What they call required is counted. Only what docs/caching.rst names may fail, for the reason given there.
 """
 
 from __future__ import annotations

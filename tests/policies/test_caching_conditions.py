@@ -116,6 +116,7 @@ def test_ranges_against_slices(size, first, last):
     elif last is not None and last < first:
         assert found is None
     else:
+        assert found is not None
         wanted = body[first:] if last is None else body[first : last + 1]
         assert body[slice(*found)] == wanted
         assert (found == NOWHERE) is (not wanted)
