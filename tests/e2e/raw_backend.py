@@ -66,8 +66,13 @@ class Connection:
 
     def answer(self, body: bytes = b"ok", status: str = "200 OK", *headers: str) -> None:
         """A whole answer with Content-Length; the connection stays open."""
-        lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
-        self.send("\r\n".join(lines).encode() + body)
+        self.send(self.answer_head(len(body), status, *headers) + body)
+
+    @staticmethod
+    def answer_head(size: int, status: str = "200 OK", *headers: str) -> bytes:
+        """The head of one whose body has this length: all of it, where HEAD was asked."""
+        lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {size}", "", ""]
+        return "\r\n".join(lines).encode()
 
     def wait_for_close(self) -> bool:
         """True once the peer has closed; False if it still sends or stays."""

@@ -61,21 +61,22 @@ class Recorder:
                 return
             self.requests.append(received)
             body, fields, status = self.replied(received)
-            self._tell(parser, int(status.split()[0]), body)
-            connection.answer(body, status, *fields)
+            sent = b"" if received.method == b"HEAD" else body
+            self._tell(parser, int(status.split()[0]), len(body), sent)
+            connection.send(connection.answer_head(len(body), status, *fields) + sent)
             if parser.our_state is not h11.DONE or parser.their_state is not h11.DONE:
                 return
             parser.start_next_cycle()
 
     def replied(self, received: Received) -> tuple[bytes, tuple[str, ...], str]:
         """The body, the field lines and the status that answer it."""
-        return (b"" if received.method == b"HEAD" else received.target), (), "200 OK"
+        return received.target, (), "200 OK"
 
     @staticmethod
-    def _tell(parser: h11.Connection, status: int, body: bytes) -> None:
-        """What the parser must know of an answer that is sent past it."""
-        parser.send(h11.Response(status_code=status, headers=[(b"Content-Length", b"%d" % len(body))]))
-        parser.send(h11.Data(data=body))
+    def _tell(parser: h11.Connection, status: int, size: int, sent: bytes) -> None:
+        """What the parser must know of an answer that goes past it."""
+        parser.send(h11.Response(status_code=status, headers=[(b"Content-Length", b"%d" % size)]))
+        parser.send(h11.Data(data=sent))
         parser.send(h11.EndOfMessage())
 
     def _next(self, parser: h11.Connection, connection: Connection) -> Received | None:
