@@ -15,11 +15,11 @@ from .logfile import LogFile
 from .logformat import FORMATS
 
 FLUSH_SECONDS = 1.0
-FLUSH_LINES = 200
+FLUSH_BYTES = 128 * 1024
 
 
 class AccessLog:
-    """Collects lines, and hands them to the file's thread once a second, or so many at a time.
+    """Collects lines, and hands them to the file's thread once a second, or so many bytes at a time.
 
     `reactor` keeps time, and calls from threads. `path` is a file, appended to, or ``-`` for standard output.
     Raises `errors.SettingError` if it cannot be written.
@@ -32,6 +32,7 @@ class AccessLog:
         self._log = Logger()
         self._file = LogFile(path, self._say, lambda count: form.dropped(reactor.seconds(), count))
         self._lines: list[bytes] = []
+        self._size = 0
         self._later: IDelayedCall | None = None
 
     def _say(self, message: str) -> None:
@@ -61,13 +62,12 @@ class AccessLog:
         reason: str,
     ) -> None:
         """Write a line about a request, soon: see `entries.Tell`."""
-        lines = self._lines
-        lines.append(
-            self._line(caller, now, began, id, target, status, bytes_in, bytes_out, exchange, reason)
-        )
+        line = self._line(caller, now, began, id, target, status, bytes_in, bytes_out, exchange, reason)
+        self._lines.append(line)
+        self._size += len(line)
         if self._later is None:
             self._later = self._reactor.callLater(FLUSH_SECONDS, self._flush_late)
-        elif len(lines) >= FLUSH_LINES:
+        elif self._size >= FLUSH_BYTES:
             self.flush()
 
     def _flush_late(self) -> None:
@@ -79,6 +79,7 @@ class AccessLog:
         lines = self._lines
         if lines:
             self._lines = []
+            self._size = 0
             self._file.put(b"".join(lines))
 
     def reopen(self) -> None:

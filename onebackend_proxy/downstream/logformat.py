@@ -19,6 +19,7 @@ MAX_TEXT = 2048
 """Bytes of anything a client sent that are written; the rest is cut off."""
 HIDDEN = b"***"
 """What stands where a secret was."""
+_KEPT = 1024
 _REMEMBERED = 160
 """Bytes of a text that is remembered: the same few come again and again."""
 
@@ -88,7 +89,7 @@ _TENTHS = [_tenths(tenth) for tenth in range(_SHORT)]
 
 
 def _caller_json(caller: Caller) -> bytes:
-    caller.written = _CALLER % (
+    written = _CALLER % (
         _quoted(caller.client),
         _quoted(caller.host),
         _quoted(caller.method),
@@ -97,7 +98,10 @@ def _caller_json(caller: Caller) -> bytes:
         _quoted(caller.user_agent),
         _quoted(without_secrets(caller.referer[:MAX_TEXT])),
     )
-    return caller.written
+    if len(written) < _KEPT:
+        # As long as the connection lasts.
+        caller.written = written
+    return written
 
 
 @functools.lru_cache(512)
