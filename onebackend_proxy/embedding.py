@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .addresses import parse_target
@@ -55,14 +55,25 @@ def reverse_proxy(
         return ReverseProxyResource(lambda: upstream, desk)
     settings = Settings()
     guard = Guards(
-        lambda _route: upstream,
-        RouteUpstreams(Targets(lambda _slug: None)).asked_by,
+        _OneUpstream(upstream),
         PasswordWork(),
         reactor.seconds,
         Storage(settings.edge_cache_max_size, settings.edge_cache_item_max_size),
     ).of(route)
     assert guard is not None
     return ReverseProxyResource(lambda: guard, desk)
+
+
+class _OneUpstream(RouteUpstreams):
+    """All requests go to the same."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(Targets(lambda _slug: None))
+        self._upstream = upstream
+
+    def source_of(self, route: Route) -> Callable[[], Upstream]:
+        """See `RouteUpstreams`."""
+        return lambda: self._upstream
 
 
 def _policy(fields: Mapping[str, Any]) -> Policy:

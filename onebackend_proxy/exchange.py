@@ -79,8 +79,6 @@ class Exchange:
     """One request and its answer, from head to last byte."""
 
     # On the class: what most exchanges never change costs them nothing.
-    counted = True
-    """Whether it is a client's request, or one that another exchange makes."""
     state: State = State.CONNECTING
     endpoint: EndpointState | None = None
     status = 0
@@ -541,14 +539,12 @@ class Exchange:
 class Exchanges:
     """All exchanges under way, and what they share.
 
-    `clock` and `random` are constructor arguments so that tests own them; `on_end` is called with each
-    exchange that ended.
+    `clock` and `random` are constructor arguments so that tests own them.
     """
 
     clock: IReactorTime
     client: UpstreamClient
     random: Callable[[], float] = random
-    on_end: Callable[[Exchange], None] | None = None
     limits: Limits = DEFAULTS
     log: Logger = attrs.field(factory=Logger)
     _active: set[Exchange | Tunnel] = attrs.field(factory=set, init=False)
@@ -562,16 +558,9 @@ class Exchanges:
     def begin(self, downstream: Downstream, request: OutgoingRequest, to: Upstream | Destination) -> Exchange:
         """A new exchange; the caller keeps it, then calls `start`."""
         if isinstance(to, Upstream):
-            return self._begun(Exchange(self, downstream, request, to))
-        return self._begun(to.exchange(self, downstream, request))
-
-    def begin_inner(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
-        """As `begin`, for a request that no client made: it is not `counted`."""
-        exchange = Exchange(self, downstream, request, upstream)
-        exchange.counted = False
-        return self._begun(exchange)
-
-    def _begun(self, exchange: Exchange) -> Exchange:
+            exchange = Exchange(self, downstream, request, to)
+        else:
+            exchange = to.exchange(self, downstream, request)
         self._active.add(exchange)
         if self._tick is None:
             self._tick = self.clock.callLater(1.0, self._check)
@@ -594,8 +583,6 @@ class Exchanges:
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
         self._active.discard(exchange)
-        if self.on_end is not None and exchange.counted:
-            self.on_end(exchange)
         if self._waiters and not self._active:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:

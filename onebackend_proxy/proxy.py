@@ -99,8 +99,7 @@ class ProxyService(Service):
         self._upstreams = RouteUpstreams(targets, limits, settings.balance)
         self.storage = Storage(settings.edge_cache_max_size, settings.edge_cache_item_max_size)
         self._guards = Guards(
-            self._upstreams.of,
-            self._upstreams.asked_by,
+            self._upstreams,
             # After a start all who come in are new to us.
             PasswordWork(waiting=64),
             reactor.seconds,

@@ -74,6 +74,16 @@ class Targets:
         return endpoint
 
 
+def _target(route: Route) -> str:
+    # An entry for a service has no target: it is about that service.
+    return f"service:{route.id[1:]}" if route.id.startswith("/") else route.target
+
+
+def is_built_in(route: Route) -> bool:
+    """Whether its target is one of the services that the proxy itself is."""
+    return service_of(_target(route)) in BUILT_IN_SLUGS
+
+
 class RouteUpstreams:
     """The upstreams of Routes, each made when it is first asked for, by a program's settings.
 
@@ -96,11 +106,18 @@ class RouteUpstreams:
         Raises the `errors.ProxyError` that says why there is none.
         """
         made = self._made.get(route.id)
+        if made is not None and made[0] is route:
+            return made[1]()
+        return self.source_of(route)()
+
+    def source_of(self, route: Route) -> Callable[[], Upstream | None]:
+        """What gives the upstream of this Route, for who asks often; raises as `of`."""
+        made = self._made.get(route.id)
         if made is None or made[0] is not route:
             # While the one before is held: what was learned of its addresses is kept.
             same = made is not None and made[0] == route
             made = self._made[route.id] = (route, made[1] if same and made else self._make(route))
-        return made[1]()
+        return made[1]
 
     def publish(self, routes: RouteTable[Route]) -> None:
         """From now on these are the Routes; others are forgotten when `endpoints` is asked."""
@@ -132,11 +149,9 @@ class RouteUpstreams:
         return attrs.evolve(self._limits.timeouts, **own)
 
     def _make(self, route: Route) -> Callable[[], Upstream | None]:
-        # An entry for a service has no target: it is about that service.
-        target = f"service:{route.id[1:]}" if route.id.startswith("/") else route.target
-        if service_of(target) in BUILT_IN_SLUGS:
+        if is_built_in(route):
             return lambda: None
-        weighted = route.targets or (WeightedTarget(target),)
+        weighted = route.targets or (WeightedTarget(_target(route)),)
         try:
             return self._targets.upstream_of(
                 route.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import attrs
 import pytest
@@ -49,14 +50,25 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
 EXPECT = (b"Expect", b"100-continue")
 
 
+class Noting(Exchanges):
+    """Notes which are over."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.over: list[Exchange] = []
+
+    def ended(self, exchange: Exchange) -> None:
+        self.over.append(exchange)
+        super().ended(exchange)
+
+
 class ExchangeTests(SynchronousTestCase):
     """Two instances, nothing kept, nothing under way."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.client = ScriptedUpstream()
-        self.ended: list[Exchange] = []
-        self.exchanges = Exchanges(self.clock, self.client, random=lambda: 0.0, on_end=self.ended.append)
+        self.exchanges = Noting(self.clock, self.client, random=lambda: 0.0)
         self.endpoints = tuple(
             EndpointState(parse_instance_url(f"http://10.0.0.{number}:8000")) for number in (1, 2)
         )
@@ -84,7 +96,7 @@ class ExchangeTests(SynchronousTestCase):
     def assert_over(self, exchange: Exchange) -> None:
         """It has ended, once, and holds on to nothing."""
         assert exchange.state is State.DONE
-        assert self.ended.count(exchange) == 1
+        assert self.exchanges.over.count(exchange) == 1
         assert [endpoint.in_flight for endpoint in self.endpoints] == [0, 0]
         assert len(self.exchanges) == 0
         assert self.client.connecting == []
@@ -487,7 +499,7 @@ class TestEnds(ExchangeTests):
         assert exchange.status == 499
         self.assert_over(exchange)
         exchange.client_gone()
-        assert len(self.ended) == 1
+        assert len(self.exchanges.over) == 1
 
     def test_a_client_that_goes_away_while_an_expected_body_is_awaited(self) -> None:
         exchange, connection = self.waiting(b"POST", length(5), EXPECT)
@@ -550,12 +562,6 @@ class TestEnds(ExchangeTests):
     def test_its_repr_tells(self) -> None:
         exchange = self.begin()
         assert repr(exchange) == "<Exchange GET b'/svc/x' to svc connecting>"
-
-    def test_no_one_needs_to_hear_of_ends(self) -> None:
-        self.exchanges.on_end = None
-        _exchange, connection = self.waiting()
-        connection.answer()
-        assert self.downstream.trailers == []
 
 
 class TestRoomAndLimits(ExchangeTests):
@@ -720,8 +726,7 @@ class _Script:
         self.clock = Clock()
         self.client = ScriptedUpstream()
         self.downstream = RecordingDownstream()
-        self.ended: list[Exchange] = []
-        exchanges = Exchanges(self.clock, self.client, random=lambda: 0.0, on_end=self.ended.append)
+        exchanges = Noting(self.clock, self.client, random=lambda: 0.0)
         self.exchanges = exchanges
         self.endpoints = [EndpointState(parse_instance_url(f"http://a{number}")) for number in range(3)]
         upstream = Upstream("svc", tuple(self.endpoints), Timeouts(5, 10, 10))
@@ -788,7 +793,7 @@ def test_every_exchange_ends_once_and_leaves_nothing_behind(
     for step in steps:
         script.play(step)
     script.play("gone")
-    assert script.ended == [script.exchange]
+    assert script.exchanges.over == [script.exchange]
     assert script.exchange.state is State.DONE
     assert [endpoint.in_flight for endpoint in script.endpoints] == [0, 0, 0]
     assert script.client.connecting == []

@@ -40,6 +40,7 @@ class Asking(Protocol):
         self.over: Deferred[bytes] = Deferred()
 
     def connectionMade(self) -> None:
+        assert self.transport is not None
         self.transport.write(
             b"GET /user-svc/x HTTP/1.1\r\nHost: x\r\nX-Real-IP: 192.0.2.7\r\nConnection: close\r\n\r\n"
         )
@@ -66,7 +67,7 @@ class TestInside(TestCase):
         [endpoint] = inside.upstream("x.com").endpoints
         assert endpoint.address is INSIDE
         connecting = inside.endpoint_for(reactor, endpoint.address, 1.0)
-        asking = await connecting.connect(Factory.forProtocol(Asking))
+        asking: Any = await connecting.connect(Factory.forProtocol(Asking))
         answer = await asking.over
         assert answer.endswith(b"/user-svc/x from 192.0.2.7")
 

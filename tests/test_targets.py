@@ -184,6 +184,7 @@ def test_a_resource_for_several_targets():
     urls = ["http://10.0.0.1", "unix:/run/a.sock"]
     resource = reverse_proxy(*urls, reactor=MemoryReactorClock(), balance="least_conn", weights=[2, 1])
     upstream = resource._upstream()
+    assert isinstance(upstream, Upstream)
     assert [endpoint.address.url for endpoint in upstream.endpoints] == urls
     assert (upstream.balance, upstream.weights) == (Balance.LEAST_CONN, (2, 1))
     with pytest.raises(ValueError, match="names a service"):

@@ -45,7 +45,7 @@ class TestTunnel(TunnelTests):
         assert service.exchange is tunnel and tunnel.exchange is exchange
         assert repr(tunnel).startswith("<Tunnel of <Exchange GET")
         assert (self.first.in_flight, len(self.exchanges)) == (1, 1)
-        assert self.ended == []
+        assert self.exchanges.over == []
 
     def test_bytes_go_both_ways(self) -> None:
         exchange, service, tunnel = self.switched()
@@ -59,7 +59,7 @@ class TestTunnel(TunnelTests):
         exchange, service, tunnel = self.switched()
         tunnel.request_ended([])
         assert service.trailers == []
-        assert self.ended == []
+        assert self.exchanges.over == []
         service.send_body(b"last words")
         service.finish()
         assert self.downstream.body == b"last words"
@@ -269,7 +269,7 @@ def test_every_tunnel_ends_once_and_leaves_nothing_behind(steps: list[str]) -> N
     for step in steps:
         script.play(step)
     script.play("client-gone")
-    assert script.ended == [script.one]
+    assert script.exchanges.over == [script.one]
     assert script.service.closed is not script.service.aborted
     assert script.first.in_flight == 0
     assert len(script.exchanges) == 0

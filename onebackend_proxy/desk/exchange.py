@@ -39,7 +39,8 @@ class GuardedExchange(PolicyExchange):
     def __init__(
         self, exchanges: Exchanges, downstream: Downstream, request: OutgoingRequest, guard: Guard
     ) -> None:
-        super().__init__(exchanges, downstream, request, guard.nowhere, guard)
+        super().__init__(exchanges, downstream, request, guard.nowhere)
+        self.guard = guard
         self.fields = []
         self._body_limit = 0
         self.asked_target = request.target
@@ -188,7 +189,7 @@ class GuardedExchange(PolicyExchange):
 
     def inner(self, downstream: Downstream, request: OutgoingRequest, upstream: Upstream) -> Exchange:
         """An exchange that this one makes for its own ends."""
-        return self._exchanges.begin_inner(downstream, request, upstream)
+        return self._exchanges.begin(downstream, request, upstream)
 
     def answer(self, head: ResponseHead, body: bytes) -> None:
         """Answer from memory; to HEAD without the body."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import attrs
 
@@ -19,6 +20,7 @@ from ..policies.editing import NO_VALUES, Edits, ErrorPages, Values
 from ..policies.rate import RateLimiter, RateTable, rate_fields
 from ..records import NO_POLICY, Access, Pause, Route
 from ..routing import RouteTable, stripped_target
+from ..targets import RouteUpstreams, is_built_in
 from .basic import BasicAuth
 from .caching import RouteCache
 from .exchange import GuardedExchange, hide_credentials
@@ -100,12 +102,14 @@ class Guard:
             return None
         exchange: Exchange
         if self._shapes:
-            exchange = shaped = ShapedExchange(exchanges, downstream, request, upstream, self)
-            if self.limiter is not None:
-                verdict = self.limiter.take(request, exchange.started)
+            exchange = shaped = ShapedExchange(exchanges, downstream, request, upstream)
+            shaped.guard = self
+            limiter = self.limiter
+            if limiter is not None:
+                verdict = limiter.take(request, shaped.started)
                 if not verdict.admitted:
                     return None
-                shaped.fields, shaped.lines = rate_fields(self.limiter, verdict)
+                shaped.fields, shaped.lines = rate_fields(limiter, verdict)
         else:
             exchange = Exchange(exchanges, downstream, request, upstream)
         if self.body_limit is not None:
@@ -146,13 +150,11 @@ class Guard:
 class Guards:
     """The guards of Routes, each made when it is first asked for.
 
-    `upstream_of` gives a Route's upstream, None where it is one of the built-in services; those answer at
-    `built_in`. `asked_by` gives the upstream of a target that a Route wants to be asked. All of them share
-    one table for rates, and one cache.
+    `upstreams` are those of the Routes; built-in services answer at `built_in`. All guards share one table
+    for rates, and one cache.
     """
 
-    upstream_of: Callable[[Route], Upstream | None]
-    asked_by: Callable[[Route, str], Callable[[], Upstream]]
+    upstreams: RouteUpstreams
     passwords: PasswordWork
     seconds: Callable[[], float]
     storage: Storage | None = None
@@ -166,7 +168,7 @@ class Guards:
         None for a built-in service without one. Raises the `errors.ProxyError` that says why there is none.
         """
         if route.policy is NO_POLICY:
-            return self.upstream_of(route)
+            return self.upstreams.of(route)
         guard = self._made.get(route.id)
         if guard is None or guard.route is not route:
             try:
@@ -212,7 +214,7 @@ class Guards:
             basic = BasicAuth(access.basic_auth, self.passwords) if access.basic_auth else None
         return Guard(
             route,
-            functools.partial(self._upstream, route),
+            self._source(route),
             paused=policy.paused,
             addresses=AddressRules(access.allow, access.deny) if access.allow or access.deny else None,
             limiter=limiter,
@@ -228,18 +230,18 @@ class Guards:
             intercepts=policy.intercept_errors,
         )
 
-    def _upstream(self, route: Route) -> Upstream:
-        upstream = self.upstream_of(route)
-        if upstream is None:
+    def _source(self, route: Route) -> Callable[[], Upstream]:
+        if is_built_in(route):
             if self.built_in is None:
-                raise ProxyError("a built-in service cannot be had here")
-            return self.built_in(route)
-        return upstream
+                raise Unavailable("a built-in service cannot be had here")
+            return functools.partial(self.built_in, route)
+        # None is only what a built-in service has.
+        return cast(Callable[[], Upstream], self.upstreams.source_of(route))
 
     def _forward(self, route: Route, access: Access) -> ForwardedAuth | None:
         if access.forward_auth is None:
             return None
-        return ForwardedAuth(access.forward_auth, functools.partial(self.asked_by, route))
+        return ForwardedAuth(access.forward_auth, functools.partial(self.upstreams.asked_by, route))
 
     def _cache(self, route: Route) -> RouteCache | None:
         if not route.policy.cache or self.storage is None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..balancing import Upstream
 from ..errors import ProxyError
-from ..exchange import Exchange, Exchanges
-from ..headers import OutgoingRequest
-from ..interfaces import Downstream
+from ..exchange import Exchange
 from ..messages import Headers, ResponseHead
 from ..policies.editing import Values
 from .outlet import Outlet, shaped
@@ -18,23 +15,11 @@ if TYPE_CHECKING:
 
 
 class PolicyExchange(Exchange):
-    """An exchange of a Route with a policy, or of such a service."""
+    """An exchange of a Route with a policy, or of such a service, which has to be told of the guard."""
 
-    denied = ""
-    """The rule that stopped the request, in the words of a policy."""
+    guard: Guard
     fields: Headers = []  # noqa: RUF012 (never changed in place)
     """What is added to the answer, whoever makes it."""
-
-    def __init__(
-        self,
-        exchanges: Exchanges,
-        downstream: Downstream,
-        request: OutgoingRequest,
-        upstream: Upstream,
-        guard: Guard,
-    ) -> None:
-        super().__init__(exchanges, downstream, request, upstream)
-        self.guard = guard
 
     def values(self, **more: str) -> Values:
         """What placeholders stand for, and what else is said."""
@@ -56,7 +41,7 @@ class ShapedExchange(PolicyExchange):
         """See `Exchange`."""
         if head.status != 101:
             head = shaped(head, self, self.lines)
-        super().head_received(head)
+        Exchange.head_received(self, head)
 
     def refuse(self, error: ProxyError) -> None:
         """See `Exchange`."""

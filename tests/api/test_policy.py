@@ -12,6 +12,7 @@ from onebackend_proxy.api.policy_values import MAX_PAGE
 from onebackend_proxy.api.rules import SaveRoutesBody
 from onebackend_proxy.api.shapes import route_json
 from onebackend_proxy.api.validation import structure
+from onebackend_proxy.balancing import Upstream
 from onebackend_proxy.desk.guard import Guard, Guards
 from onebackend_proxy.errors import BadRequest
 from onebackend_proxy.passwords import Cost, hash_password
@@ -460,14 +461,13 @@ def test_a_database_keeps_all_of_it(fields):
 @given(POLICIES)
 def test_what_is_taken_can_be_made_ready(fields):
     guards = Guards(
-        lambda route: None,
-        RouteUpstreams(Targets(lambda slug: None)).asked_by,
+        RouteUpstreams(Targets(lambda slug: None)),
         cheap_work(),
         lambda: 0.0,
     )
     route = record(**fields)
     made = guards.of(route)
     if route.policy is NO_POLICY:
-        assert made is None
+        assert isinstance(made, Upstream)
     else:
         assert isinstance(made, Guard) and made.route is route

@@ -68,8 +68,7 @@ def guarded_plane(
     exchanges = Exchanges(clock, upstream, random=lambda: 0.0, limits=limits)
     upstreams = RouteUpstreams(Targets(registry.lookup), limits)
     guards = Guards(
-        upstreams.of,
-        upstreams.asked_by,
+        upstreams,
         PasswordWork(in_thread) if in_thread is not None else PasswordWork(),
         clock.seconds,
         storage=storage,
