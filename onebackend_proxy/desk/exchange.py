@@ -92,9 +92,12 @@ class GuardedExchange(PolicyExchange):
     def _limit_body(self) -> None:
         """From now on: who may not come in at all is told that first, however much is at hand by then."""
         limit = self.guard.body_limit
-        self.limit_body(self._exchanges.limits.body_limit if limit is None else limit)
-        if self._body_limit and max(self.request.body, self.bytes_in) > self._body_limit:
-            raise ContentTooLarge(f"the body is over {self._body_limit} bytes")
+        if limit is None:
+            limit = self._exchanges.limits.body_limit
+        self.limit_body(limit)
+        # Also where all of it was at hand with the head.
+        if limit and max(self.request.body, self.bytes_in) > limit:
+            raise ContentTooLarge(f"the body is over {limit} bytes")
 
     def _wait_for(self, result: Deferred[str | None], go_on: Callable[[str | None], None]) -> None:
         def came(value: str | None) -> None:
