@@ -426,6 +426,15 @@ class TestBodyLimit(PolicyTests):
         assert client.answer().status == 413
         assert service.aborted
 
+    def test_a_body_that_is_at_hand_with_its_head_is_no_exception(self) -> None:
+        plane = self.plane(Policy(request_body_limit=4, rate_limit=RateLimit(9, 60.0)))
+        for fields, body in (
+            ((b"Content-Length: 5",), b"hello"),
+            ((b"Transfer-Encoding: chunked",), b"5\r\nhello\r\n0\r\n\r\n"),
+        ):
+            client = plane.connect().ask(b"POST /app/x HTTP/1.1", *fields, body=body)
+            assert client.answer().status == 413
+
     def test_it_goes_before_that_of_the_settings(self) -> None:
         limits = Limits(body_limit=4)
         plane = self.plane(Policy(request_body_limit=10), Route("x.com", "http://10.0.0.2"), limits=limits)
