@@ -189,14 +189,11 @@ class RouteCache:
         if not asked.no_store:
             place = visit.key, kept.values if kept is not None else None, visit.identified
             flight = self._flights.get(place)
-            if flight is not None and self._has_time(visit):
+            if flight is not None:
                 self._follow(visit, flight)
                 return
-            leads = flight is None and (asked.plain or bool(conditions))
-            leads = leads and not self.storage.passes(hash(place), self.seconds())
-            flight = Flight(place) if leads else None
-            if flight is not None:
-                self._flights[place] = flight
+            if (asked.plain or conditions) and not self.storage.passes(hash(place), self.seconds()):
+                flight = self._flights[place] = Flight(place)
         self._send(visit, kept, conditions, flight)
 
     def _send(self, visit: Visit, kept: Kept | None, conditions: Headers, flight: Flight | None) -> None:
@@ -230,9 +227,6 @@ class RouteCache:
         exchange.inner(fetch, request, upstream).start()
 
     # Waiting for each other.
-
-    def _has_time(self, visit: Visit) -> bool:
-        return self.seconds() - visit.exchange.started < PATIENCE
 
     def _follow(self, visit: Visit, flight: Flight) -> None:
         exchange = visit.exchange

@@ -207,7 +207,7 @@ class Fetch(Filter):
         storage = cache.storage
         visit = self.visit
         asked = visit.asked
-        if head is cache.not_kept and asked is PLAIN:
+        if head is cache.not_kept:
             self._go_by(head)
             return
         if self._conditional and not asked.plain:

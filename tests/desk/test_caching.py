@@ -173,6 +173,13 @@ class TestRevalidation(CacheTests):
             assert answer.field(b"Age") == [b"0"]
         assert self.stats.revalidated == 1
 
+    def test_a_304_without_a_date_is_from_now(self) -> None:
+        _client, service = self.missed()
+        service.respond(304, cc(b"max-age=5"))
+        service.finish()
+        self.advance(4)
+        assert self.hit().field(b"Age") == [b"4"]
+
     def test_the_client_gets_what_it_asked_for(self) -> None:
         for field, status in (
             (b'If-None-Match: "one"', 304),

@@ -172,6 +172,11 @@ class TestKeys(CacheTests):
             service.respond(200, HOUR, self.date(), framing)
             service.send_body(b"hello")
             service.lose()
+        # One that is shorter than it says, whoever lets it pass.
+        _client, service = self.missed(line=GET_B)
+        service.respond(200, HOUR, self.date(), (b"Content-Length", b"10"))
+        service.send_body(b"hello")
+        service.finish()
         # One that ends with its connection may have been broken off, too.
         _client, service = self.missed(line=GET_B)
         service.respond(200, HOUR, self.date())
@@ -353,10 +358,13 @@ class TestMemory(CacheTests):
 
     def test_what_is_on_its_way_counts(self) -> None:
         """Many that begin at once and never end."""
+        for number in range(60):
+            self.fill(HOUR, body=bytes(5000), line=b"GET /full%d HTTP/1.1" % number)
         for number in range(30):
             _client, service = self.missed(line=b"GET /%d HTTP/1.1" % number)
             service.respond(200, HOUR, self.date(), (b"Content-Length", b"15000"))
             service.send_body(bytes(14_000))
+            assert self.stats.bytes + self.storage.on_the_way <= self.max_size
         assert 0 < self.storage.on_the_way <= self.max_size // 4
 
     def test_misses_leave_nothing(self) -> None:

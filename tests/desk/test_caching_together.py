@@ -67,6 +67,14 @@ class TestTogether(CacheTests):
         assert self.left() == 0
         self.assert_quiet()
 
+    def test_a_304_after_which_it_is_for_nobody_else(self) -> None:
+        self.fill(cc(b"no-cache"), ETAG)
+        leader, service, _others = self.begin(2)
+        service.respond(304, cc(b"private"), self.date())
+        service.finish()
+        assert leader.answer().body == b"hello"
+        assert self.left() == 2
+
     def test_stale_if_error_is_for_all(self) -> None:
         self.fill(cc(b"max-age=1, stale-if-error=60"))
         self.advance(5)
@@ -101,6 +109,16 @@ class TestTogether(CacheTests):
         follower = self.follow()
         other.answer(b"all", 200, HOUR, self.date())
         assert (anonymous.answer().body, follower.answer().body) == (b"all", b"all")
+
+    def test_what_is_for_the_one_is_not_for_the_other(self) -> None:
+        """``must-revalidate`` says so of Authorization, and not of cookies."""
+        _leader, service = self.missed(b"Authorization: Basic eDp5")
+        allowed, other = self.follow(b"Authorization: Basic eDp6"), self.follow(b"Cookie: a=b")
+        service.answer(b"hello", 200, cc(b"max-age=60, must-revalidate"), self.date())
+        assert allowed.answer().body == b"hello"
+        assert self.left() == 1
+        self.plane.upstream.accept().answer(b"own", 200, cc(b"private"))
+        assert other.answer().body == b"own"
 
     def test_a_leader_that_leaves(self) -> None:
         leader, service, others = self.begin()
@@ -165,6 +183,20 @@ class TestTogether(CacheTests):
         service.answer(b"hello", 200, HOUR, self.date())
         assert leader.answer().body == others[1].answer().body == b"hello"
         self.assert_quiet()
+
+    def test_one_that_waits_leaves_when_another_is_answered(self) -> None:
+        _leader, service, others = self.begin(2)
+        write = others[0].wire.write
+
+        def write_and_close(data: bytes) -> None:
+            write(data)
+            others[1].wire.peer_closes()
+
+        others[0].wire.write = write_and_close  # type: ignore[method-assign]
+        service.answer(b"hello", 200, HOUR, self.date())
+        assert others[0].answer().body == b"hello"
+        self.assert_quiet()
+        assert self.flushLoggedErrors() == []
 
     def test_another_variant_goes_itself(self) -> None:
         _leader, service = self.missed(b"Accept-Language: en")
