@@ -432,8 +432,7 @@ class TestBodyLimit(PolicyTests):
             ((b"Content-Length: 5",), b"hello"),
             ((b"Transfer-Encoding: chunked",), b"5\r\nhello\r\n0\r\n\r\n"),
         ):
-            client = plane.connect().ask(b"POST /app/x HTTP/1.1", *fields, body=body)
-            assert client.answer().status == 413
+            assert self.refused(plane, *fields, line=b"POST /app HTTP/1.1", body=body).status == 413
 
     def test_it_goes_before_that_of_the_settings(self) -> None:
         limits = Limits(body_limit=4)
