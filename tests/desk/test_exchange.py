@@ -427,7 +427,9 @@ class TestBodyLimit(PolicyTests):
         assert service.aborted
 
     def test_a_body_that_is_at_hand_with_its_head_is_no_exception(self) -> None:
-        plane = self.plane(Policy(request_body_limit=4, access=Access(forward_auth=ForwardAuth("http://10.0.0.9/"))))
+        plane = self.plane(
+            Policy(request_body_limit=4, access=Access(forward_auth=ForwardAuth("http://10.0.0.9/")))
+        )
         for fields, body in (
             ((b"Content-Length: 5",), b"hello"),
             ((b"Transfer-Encoding: chunked",), b"5\r\nhello\r\n0\r\n\r\n"),
