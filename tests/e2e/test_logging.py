@@ -18,11 +18,15 @@ from typing import Any
 import pytest
 import requests
 
+from onebackend_proxy.passwords import hash_password
+
 from . import test_daemon
 from .disks import small_disk
 from .edge import Edge
 from .examples import DOCS, code_blocks, commands
+from .policies import Reply, Service
 from .proxy_process import ADMIN_PASSWORD, ProxyProcess, environment
+from .raw_backend import RawBackend
 from .waiting import free_port, wait_until
 
 OO = [sys.executable, "-c", "from onebackend_proxy.cli.main import main; main()", "logs"]
@@ -246,6 +250,40 @@ def test_the_page(tmp_path, oo):
     assert (
         "GET shop.example.com/cart?token=***" in rows[1] and "GET shop.example.com/cart?token=***" in shown[1]
     )
+
+
+def test_what_policies_have_found_out(tmp_path):
+    log = tmp_path / FILE
+    own = Edge(tmp_path, "--access-log", str(log))
+    page = Service(lambda _: Reply(b"x" * 5000, ("Content-Type: text/plain", "Cache-Control: max-age=60")))
+    password = {"user": "ada", "passwordHash": hash_password("correct horse")}
+    with RawBackend(page) as backend:
+        try:
+            own.start()
+            own.certify("a.example")
+            own.route("a.example", backend.url, cache=True, compress=True)
+            own.route("a.example/ada", backend.url, access={"basicAuth": [password]}, stripPrefix=True)
+            own.route("a.example/few", backend.url, rateLimit={"requests": 1, "per": "1h"})
+            for path in ("x", "x", "few", "few", "ada/x"):
+                own.curl(f"https://a.example/{path}", "--header", "Accept-Encoding: gzip")
+            own.curl("https://a.example/ada/x", "--user", "ada:correct horse")
+            own.stop()
+        finally:
+            own.kill()
+    names = ("route", "target", "status", "cache", "user", "reason")
+    lines = [line for line in written(log) if line["host"] == "a.example"]
+    assert [tuple(line[name] for name in names) for line in lines] == [
+        ("a.example", "/x", 200, "miss", "", ""),
+        ("a.example", "/x", 200, "hit", "", ""),
+        ("a.example/few", "/few", 200, "", "", ""),
+        ("a.example/few", "/few", 429, "", "", "too many requests: slow down"),
+        ("a.example/ada", "/ada/x", 401, "", "", "user name and password, please"),
+        ("a.example/ada", "/ada/x", 200, "", "ada", ""),
+    ]
+    miss, hit, plain, *_refused = lines
+    assert miss["upstream"] and not hit["upstream"] and hit["upstreamMilliseconds"] is None
+    # What the client got.
+    assert 0 < miss["bytesOut"] == hit["bytesOut"] < plain["bytesOut"] == 5000
 
 
 def test_a_line_for_everything(tmp_path):
