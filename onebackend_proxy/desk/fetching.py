@@ -216,7 +216,7 @@ class Fetch(Filter):
         whole = head.body >= 0 or head.body == CHUNKED or (head.status == 204 and head.body == NO_BODY)
         terms = None
         if whole and head.body <= storage.item_max_size and not self.doomed:
-            terms = terms_of(asked, self._request.headers, head, self._sent, now, visit.authenticated)
+            terms = terms_of(asked, head, self._sent, now, visit.authenticated)
         if terms is not None and terms.are_of_use(now):
             self._mode = _KEEPING
             self._head = head
@@ -378,7 +378,7 @@ class Fetch(Filter):
         headers = updated(before.headers, by)
         merged = ResponseHead(before.status, before.reason, headers, len(before.body), True)
         asked = attrs.evolve(self.visit.asked, plain=True)
-        terms = terms_of(asked, self._request.headers, merged, self._sent, now, self.visit.authenticated)
+        terms = terms_of(asked, merged, self._sent, now, self.visit.authenticated)
         if self._own(before, "revalidated"):
             storage.stats.revalidated += 1
         self._for_all = terms is not None and terms.vary == before.terms.vary and not self._is_outdated()

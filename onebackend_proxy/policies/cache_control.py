@@ -46,6 +46,9 @@ _MONTHS = {
 }
 
 
+_NO_FIELDS: frozenset[bytes] = frozenset()
+
+
 class Directives(dict[bytes, bytes | None]):
     """The directives of one field by name, in lower case; None where there is no argument."""
 
@@ -57,7 +60,9 @@ class Directives(dict[bytes, bytes | None]):
 
     def fields(self, name: bytes) -> frozenset[bytes]:
         """The field names that the directive is about, in lower case; none means that it is about all."""
-        value = self.get(name) or b""
+        value = self.get(name)
+        if not value:
+            return _NO_FIELDS
         return frozenset(word for word in (part.strip().lower() for part in value.split(b",")) if word)
 
     def add(self, name: bytes, value: bytes | None) -> None:

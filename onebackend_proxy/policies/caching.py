@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..messages import Headers, ResponseHead
+from ..messages import ResponseHead
 from .cache_control import (
     NOTHING,
     UNREADABLE,
@@ -123,9 +123,9 @@ def _said(fields: Fields) -> tuple[Directives, bool]:
 
 
 def terms_of(
-    asked: Asked, request: Headers, head: ResponseHead, sent: float, now: float, authenticated: bool = False
+    asked: Asked, head: ResponseHead, sent: float, now: float, authenticated: bool = False
 ) -> Terms | None:
-    """The terms on which this answer to a GET with these fields may be kept; None if it may not.
+    """The terms on which this answer to a GET that said this may be kept; None if it may not.
 
     It was asked for at `sent`, and its head came at `now`. `authenticated` says that the request had to prove
     whose it is, whatever of that the service sees.
@@ -134,17 +134,19 @@ def terms_of(
     said, only_us = _said(fields)
     if not _may_be_kept(asked, head.status, said):
         return None
-    shared = b"public" in said or b"s-maxage" in said
-    authorized = shared or b"must-revalidate" in said
-    identified = asked.authorization or authenticated
-    if ((asked.cookie or b"set-cookie" in fields) and not shared) or (identified and not authorized):
+    for_cookies = b"public" in said or b"s-maxage" in said
+    for_authorized = for_cookies or b"must-revalidate" in said
+    cookies, identified = asked.cookie or b"set-cookie" in fields, asked.authorization or authenticated
+    if (cookies and not for_cookies) or (identified and not for_authorized):
         return None
     vary = _vary(fields)
     date = date_of(fields, now)
     lifetime = _lifetime(head.status, fields, said, only_us, date, not (identified or asked.cookie))
     if vary is None or lifetime is None:
         return None
-    always_ask = b"no-cache" in said and not said.fields(b"no-cache")
+    unasked = said.fields(b"no-cache")
+    always_ask = b"no-cache" in said and not unasked
+    left_out = unasked | said.fields(b"private")
     never_stale = always_ask or b"must-revalidate" in said or b"proxy-revalidate" in said
     return Terms(
         born=now - _initial_age(fields, date, sent, now, lifetime),
@@ -152,10 +154,10 @@ def terms_of(
         while_asking=0 if never_stale else said.seconds(b"stale-while-revalidate") or 0,
         if_error=0 if never_stale else said.seconds(b"stale-if-error") or 0,
         always_ask=always_ask,
-        for_cookies=shared,
-        for_authorized=authorized,
+        for_cookies=for_cookies,
+        for_authorized=for_authorized,
         vary=vary,
-        left_out=NEVER_KEPT | said.fields(b"no-cache") | said.fields(b"private"),
+        left_out=NEVER_KEPT | left_out if left_out else NEVER_KEPT,
         validators=Validators.of(fields, now),
     )
 

@@ -21,7 +21,7 @@ def kept(number: int = 0, size: int = 100, fields: int = 4) -> Kept:
     raw = [(b"Cache-Control", b"max-age=%d" % (1000 + number)), (b"Date", shown_date(NOW + number))]
     raw += [(b"X-%d-%d" % (number, each), b"value %d %d" % (number, each)) for each in range(fields)]
     head = prepare_response(b"GET", True, 200, b"OK", [*raw, (b"Content-Length", b"%d" % size)])
-    terms = terms_of(PLAIN, [], head, NOW, NOW)
+    terms = terms_of(PLAIN, head, NOW, NOW)
     assert terms is not None
     return Kept(b"http\nx.com\n/%d\n\n" % number, (), head, bytes(size), terms)
 

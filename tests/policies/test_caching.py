@@ -25,7 +25,7 @@ def terms(
         answer = (*answer, (b"Date", shown_date(NOW)))
     head = prepare_response(b"GET", True, status, b"", [*answer, (b"Content-Length", b"5")])
     sent = more.pop("sent", NOW)
-    return terms_of(read_request([*ask]), [*ask], head, sent, NOW, **more)  # type: ignore[arg-type]
+    return terms_of(read_request([*ask]), head, sent, NOW, **more)  # type: ignore[arg-type]
 
 
 def lifetime(*answer: tuple[bytes, bytes], **more: object) -> int | None:
@@ -214,7 +214,7 @@ def test_whatever_comes(answer, ask, status):
         head = prepare_response(b"GET", True, status, b"", answer)
     except UpstreamFailed:
         return
-    found = terms_of(read_request(ask), ask, head, NOW, NOW)
+    found = terms_of(read_request(ask), head, NOW, NOW)
     names = {name.lower() for name, _ in answer}
     if found is not None:
         assert names & {b"cache-control", b"cdn-cache-control", b"expires", b"last-modified"}
