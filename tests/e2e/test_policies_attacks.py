@@ -24,6 +24,8 @@ from .test_http2 import H2Client
 from .test_policies_paths import NOBODY, WAYS
 from .waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 LOOSE = H2Configuration(
     client_side=True,
     validate_outbound_headers=False,

@@ -134,6 +134,7 @@ def test_addresses_are_looked_at_first(door):
     assert door.ask("/", "-H", f"Authorization: Basic {ADA}", source="127.0.0.2").status == 200
 
 
+@pytest.mark.once
 def test_a_hundred_wrong_ones_disturb_nobody(desk, front):
     """They are refused, sooner or later, and whoever has nothing to do with it hardly waits."""
     with door_to("edge", desk, front) as locked, door_to("edge", desk, front) as other:

@@ -56,6 +56,7 @@ def test_the_rest_of_the_policy_stays(door):
     assert [door.ask("/x", source=source).status for source in ("127.0.0.2", "127.0.0.3")] == [200, 403]
 
 
+@pytest.mark.once
 def test_under_load_there_is_nothing_but_200_and_503(desk, front):
     counts: collections.Counter[object] = collections.Counter()
     stop = threading.Event()

@@ -103,6 +103,7 @@ def test_a_hundred_in_one_packet(kind, desk, front):
         assert found == [200] * 10 + [429] * 90
 
 
+@pytest.mark.once
 def test_a_rate_is_kept(desk, front):
     """About 200 requests/s are offered against 50: what comes through is right to 5 %, besides the burst."""
     with door_to("edge", desk, front) as door, RawClient(desk.http_port) as client:
