@@ -17,8 +17,9 @@ from ..interfaces import Downstream
 from ..messages import NO_BODY, Headers, ResponseHead
 from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, selected
 from ..policies.ranges import NOWHERE, byte_range
-from .fetching import Fetch, Flight, Follower, Place, Visit
+from .fetching import Fetch
 from .filters import Filter
+from .flights import Flight, Follower, Place, Visit
 from .storage import Kept, Storage, cache_status
 
 if TYPE_CHECKING:

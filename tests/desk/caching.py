@@ -35,7 +35,7 @@ class CacheTests(SynchronousTestCase):
     max_size = 1_000_000
     item_max_size = 100_000
     policy = Policy(cache=True)
-    factory = staticmethod(fast)
+    factory: Any = staticmethod(fast)
 
     def setUp(self) -> None:
         self.storage = Storage(self.max_size, self.item_max_size)
