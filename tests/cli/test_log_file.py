@@ -98,6 +98,7 @@ def test_rotation_by_another_name(log, tmp_path):
     assert log.reader.new() == []
     # As logrotate's `create` has it: the proxy has not been told yet.
     log.path.touch()
+    assert log.reader.new() == []
     with (tmp_path / "log.1").open("ab") as old:
         old.write(b"4\n")
         old.flush()
@@ -108,6 +109,22 @@ def test_rotation_by_another_name(log, tmp_path):
     assert log.reader.new() == [b"6"]
     log.write(b"7\n")
     assert log.reader.new() == [b"7"]
+
+
+def test_what_comes_while_it_is_looked_for_another_file(log, tmp_path, monkeypatch):
+    log.reader.last(0, everything)
+    log.path.rename(tmp_path / "log.1")
+    stat = os.stat
+
+    def late(path):
+        (tmp_path / "log.1").write_bytes(b"1\n2\n3\n4\n")
+        log.write(b"5\n")
+        monkeypatch.undo()
+        return stat(path)
+
+    log.write(b"")
+    monkeypatch.setattr(os, "stat", late)
+    assert log.reader.new() == [b"4", b"5"]
 
 
 def test_a_line_that_was_never_ended_does_not_run_into_another_file(log, tmp_path):

@@ -175,6 +175,14 @@ def test_no_text_makes_that_slow():
         json_of(target=text)
 
 
+def test_what_a_caller_says_is_quoted_once_if_it_is_short():
+    short, long = caller(), caller(user_agent=b"\xff" * 500)
+    for _ in range(2):
+        assert json_of(caller=short)["userAgent"] == "curl"
+        assert json_of(caller=long)["userAgent"] == "\xff" * 500
+    assert short.written and not long.written
+
+
 def test_what_is_no_number_of_lines_is_a_line_as_well():
     assert json.loads(FORMATS["json"].dropped(NOW, 7)) == {"time": "2023-11-14T22:13:20.250Z", "dropped": 7}
     assert FORMATS["combined"].dropped(NOW, 7) == (
