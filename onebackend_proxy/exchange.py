@@ -31,7 +31,7 @@ from .headers import OutgoingRequest, safe_trailers
 from .http1 import request_bytes
 from .interfaces import Connection, Downstream, UpstreamClient
 from .limits import DEFAULTS, Limits
-from .messages import NO_BODY, Headers, ResponseHead, shown
+from .messages import NO_BODY, Headers, ResponseHead, shown, shown_url
 from .tunnel import Tunnel
 
 MAX_HELD = 64 * 1024
@@ -495,7 +495,7 @@ class Exchange:
             "{service}: {method} {target} at {address}: {reason} [request {id}]",
             service=self.upstream.name,
             method=shown(self.request.method),
-            target=shown(self.request.target),
+            target=shown_url(self.request.target),
             address=endpoint.address.authority if endpoint is not None else "no instance",
             reason=self.reason,
             id=shown(self.request.request_id),

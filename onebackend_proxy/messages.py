@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 import attrs
 
@@ -27,6 +29,15 @@ UNTIL_CLOSE = -3
 MAX_SHOWN = 256
 """Bytes of anything a client sent that a line of the program's log shows."""
 
+HIDDEN = b"***"
+"""What stands where a secret was."""
+
+_NAME = re.compile(rb"[?&;]([^?&;=#]*)=")
+_END = re.compile(rb"[&#]|\Z")
+_USER = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
+_SECRET = re.compile(
+    rb"token|secret|passw|passphrase|pwd|api[-_]?key|access[-_]?key|signature|^sig$|credential|jwt|session|^auth"
+)
 _field = b": ".join
 _PHRASES = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
@@ -39,6 +50,30 @@ def field_lines(headers: Headers) -> bytes:
 def shown(data: bytes) -> str:
     """What a client sent, fit for the program's log: printable, the rest as ``\\xNN``, and not endless."""
     return ascii(data)[2:-1] if len(data) <= MAX_SHOWN else f"{ascii(data[:MAX_SHOWN])[2:-1]}..."
+
+
+def shown_url(url: bytes) -> str:
+    """The same of a URL or request target, `without_secrets`."""
+    return shown(without_secrets(url))
+
+
+def without_secrets(url: bytes) -> bytes:
+    """A URL or request target without its user, and without what its parameters with telling names say."""
+    if b"@" in url:
+        url = _USER.sub(lambda match: (match[1] or b"") + b"//" + HIDDEN + b"@", url)
+    return _without_values(url) if b"=" in url else url
+
+
+def _without_values(url: bytes) -> bytes:
+    written = []
+    at = 0
+    for name in _NAME.finditer(url):
+        # Not within a value that is hidden; but where a value is a URL itself.
+        if name.start() >= at and _SECRET.search(unquote_to_bytes(name[1]).lower()):
+            written += url[at : name.end()], HIDDEN
+            end = _END.search(url, name.end())
+            at = end.start() if end is not None else len(url)
+    return b"".join(written) + url[at:]
 
 
 @attrs.define(eq=False)

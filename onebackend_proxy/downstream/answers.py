@@ -14,7 +14,7 @@ from zope.interface import implementer
 from ..errors import ProxyError, answer_for
 from ..exchange import Exchange
 from ..http1 import chunk, interim_bytes, last_chunk, response_bytes
-from ..messages import NO_BODY, Answer, Headers, ResponseHead, own_answer, refusal, shown
+from ..messages import NO_BODY, Answer, Headers, ResponseHead, own_answer, refusal, shown, shown_url
 from ..tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def report_refusal(log: Logger, method: bytes, target: bytes, error: ProxyError)
     log.info(
         "refused {method} {target} with {status}: {reason}",
         method=shown(method),
-        target=shown(target),
+        target=shown_url(target),
         status=status,
         reason=str(error),
     )

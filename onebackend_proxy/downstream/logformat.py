@@ -7,48 +7,21 @@ import re
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from urllib.parse import unquote_to_bytes
 
 import attrs
 
 from ..balancing import EndpointState
 from ..exchange import Exchange
+from ..messages import without_secrets
 from .entries import Caller
 
 MAX_TEXT = 2048
 """Bytes of anything a client sent that are written; the rest is cut off."""
-HIDDEN = b"***"
-"""What stands where a secret was."""
 _KEPT = 1024
 _REMEMBERED = 160
 """Bytes of a text that is remembered: the same few come again and again."""
 
 _UNPRINTABLE = re.compile(rb'[^\x20-\x7e]|["\\]')
-_NAME = re.compile(rb"[?&;]([^?&;=#]*)=")
-_END = re.compile(rb"[&#]|$")
-_USER = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
-_SECRET = re.compile(
-    rb"token|secret|passw|passphrase|pwd|api[-_]?key|access[-_]?key|signature|^sig$|credential|jwt|session|^auth"
-)
-
-
-def without_secrets(url: bytes) -> bytes:
-    """A URL or request target without its user, and without what its parameters with telling names say."""
-    if b"@" in url:
-        url = _USER.sub(lambda match: (match[1] or b"") + b"//" + HIDDEN + b"@", url)
-    return _without_values(url) if b"=" in url else url
-
-
-def _without_values(url: bytes) -> bytes:
-    written = b""
-    at = 0
-    for name in _NAME.finditer(url):
-        # Not within a value that is hidden; but where a value is a URL itself.
-        if name.start() >= at and _SECRET.search(unquote_to_bytes(name[1]).lower()):
-            written += url[at : name.end()] + HIDDEN
-            end = _END.search(url, name.end())
-            at = end.start() if end is not None else len(url)
-    return written + url[at:]
 
 
 def _quoted(text: bytes) -> bytes:
