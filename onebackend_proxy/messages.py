@@ -65,7 +65,7 @@ def without_secrets(url: bytes) -> bytes:
 
 
 def _without_values(url: bytes) -> bytes:
-    written = []
+    written: list[bytes] = []
     at = 0
     for name in _NAME.finditer(url):
         # Not within a value that is hidden; but where a value is a URL itself.
