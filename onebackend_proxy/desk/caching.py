@@ -14,7 +14,7 @@ from ..errors import ProxyError, UpstreamTimeout
 from ..exchange import State
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
-from ..messages import NO_BODY, Headers, ResponseHead
+from ..messages import NO_BODY, ResponseHead
 from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, selected
 from ..policies.ranges import NOWHERE, byte_range
 from .fetching import Fetch
@@ -25,8 +25,10 @@ from .storage import Kept, Storage, cache_status
 if TYPE_CHECKING:
     from .exchange import GuardedExchange
 
-PATIENCE = 5.0
-"""Seconds that a request waits for another one's answer before it asks itself."""
+ANOTHER = 5.0
+"""Seconds after which one more of those who wait for an answer goes and asks, too."""
+PATIENCE = 30.0
+"""Seconds that a request waits for others' answers at most, before it asks in any case."""
 PASSING = 10.0
 """Seconds for which nobody waits for an answer where the last one could not be kept."""
 ASK_AGAIN = 5.0
@@ -185,7 +187,7 @@ class RouteCache:
             exchange.fields.append(cache_status(visit.reason))
             exchange.go_upstream()
             return
-        conditions = kept.terms.validators.conditions() if kept is not None else []
+        visit.kept = kept
         flight = None
         if not asked.no_store:
             place = visit.key, kept.values if kept is not None else None, visit.identified
@@ -193,16 +195,20 @@ class RouteCache:
             if flight is not None:
                 self._follow(visit, flight)
                 return
-            if (asked.plain or conditions) and not self.storage.passes(hash(place), self.seconds()):
+            if visit.can_lead and not self.storage.passes(hash(place), self.seconds()):
                 flight = self._flights[place] = Flight(place)
-        self._send(visit, kept, conditions, flight)
+        self._send(visit, flight)
 
-    def _send(self, visit: Visit, kept: Kept | None, conditions: Headers, flight: Flight | None) -> None:
+    def _send(self, visit: Visit, flight: Flight | None) -> None:
         exchange = visit.exchange
-        if conditions:
-            exchange.change_request(CONDITIONS, conditions)
-        fetch = Fetch(self, visit, exchange.request, kept, bool(conditions))
-        fetch.flight = flight
+        kept = visit.kept
+        conditional = kept is not None and kept.terms.validators.can_ask
+        if kept is not None and conditional:
+            exchange.change_request(CONDITIONS, kept.terms.validators.conditions())
+        fetch = Fetch(self, visit, exchange.request, kept, conditional)
+        if flight is not None:
+            fetch.flight = flight
+            flight.count += 1
         exchange.filter_through(fetch.before)
         self._fetches.add(fetch)
         exchange.wait(fetch.stopped)
@@ -218,12 +224,12 @@ class RouteCache:
             upstream = exchange.guard.upstream()
         except ProxyError:
             return
-        conditions = kept.terms.validators.conditions()
-        exchange.change_request(CONDITIONS, conditions)
+        validators = kept.terms.validators
+        exchange.change_request(CONDITIONS, validators.conditions())
         request = attrs.evolve(exchange.request, method=b"GET")
         asked = attrs.evolve(visit.asked, plain=True)
         about = Visit(exchange, asked, visit.key, visit.authenticated, b"fwd=stale")
-        fetch = Fetch(self, about, request, kept, bool(conditions), background=True)
+        fetch = Fetch(self, about, request, kept, validators.can_ask, background=True)
         self._fetches.add(fetch)
         exchange.inner(fetch, request, upstream).start()
 
@@ -236,11 +242,23 @@ class RouteCache:
         follower.patience = self.later(visit, left, lambda: self._out_of_patience(follower))
         flight.followers.append(follower)
         exchange.wait(follower.gone)
+        if flight.another is None:
+            flight.another = self.later(visit, ANOTHER, lambda: self._another(flight))
+
+    def _another(self, flight: Flight) -> None:
+        """It takes long, or hangs: one more goes, and the others wait for whichever comes first."""
+        flight.another = None
+        follower = next((each for each in flight.followers if each.visit.can_lead), None)
+        if follower is None:
+            return
+        flight.followers.remove(follower)
+        if flight.followers:
+            flight.another = self.later(follower.visit, ANOTHER, lambda: self._another(flight))
+        follower.released()
+        self._step(follower.visit, lambda: self._send(follower.visit, flight))
 
     def _out_of_patience(self, follower: Follower) -> None:
-        """It goes and asks itself, and nobody else begins to wait for the same."""
         follower.flight.followers.remove(follower)
-        self._unlist(follower.flight)
         follower.released()
         self.go_alone(follower.visit)
 
@@ -252,9 +270,15 @@ class RouteCache:
         """Call it in so many seconds."""
         return visit.exchange._exchanges.clock.callLater(seconds, call)
 
+    def _leave(self, fetch: Fetch) -> Flight | None:
+        flight, fetch.flight = fetch.flight, None
+        if flight is not None:
+            flight.count -= 1
+        return flight
+
     def landed(self, fetch: Fetch, kept: Kept | None) -> None:
         """This is what came of it: an answer for those who wait, or none that they could have."""
-        flight, fetch.flight = fetch.flight, None
+        flight = self._leave(fetch)
         if flight is None:
             return
         self._unlist(flight)
@@ -269,10 +293,17 @@ class RouteCache:
             self.storage.pass_by(hash(fetch.flight.place), self.seconds() + PASSING)
             self.landed(fetch, None)
 
+    def failed(self, fetch: Fetch) -> None:
+        """The service could not be reached: the others will fare no better, but need not queue for that."""
+        flight = self._leave(fetch)
+        if flight is not None and not flight.count:
+            self._unlist(flight)
+            flight.in_vain()
+
     def lost(self, fetch: Fetch) -> None:
         """It broke off, or is as good as that: another one goes in its place."""
-        flight, fetch.flight = fetch.flight, None
-        if flight is not None:
+        flight = self._leave(fetch)
+        if flight is not None and not flight.count:
             self._unlist(flight)
             flight.lost()
 
@@ -298,7 +329,7 @@ class RouteCache:
 
     def go_alone(self, visit: Visit) -> None:
         """It goes to the service, and nobody waits for it."""
-        self._step(visit, lambda: self._send(visit, None, [], None))
+        self._step(visit, lambda: self._send(visit, None))
 
     def _step(self, visit: Visit, step: Callable[[], None]) -> None:
         if visit.exchange.state is State.DONE:

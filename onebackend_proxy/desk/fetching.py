@@ -252,8 +252,7 @@ class Fetch(Filter):
         if self._exchange is not None:
             self._exchange.fields.append(cache_status(self.visit.reason))
         self.to.refuse(status, message)
-        # The others will fare no better, but they need not wait in a queue for that.
-        self._cache.landed(self, None)
+        self._cache.failed(self)
 
     def stopped(self) -> None:
         """The exchange ended, and it may be that nobody is told of it any more: the client went away."""

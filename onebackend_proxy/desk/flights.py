@@ -20,7 +20,7 @@ class Visit:
     """A request at the cache: what it asks for, and under which key that would be.
 
     `identified` says that it shows whose it is; `authenticated` that it had to prove that at the front desk.
-    `reason` is why it goes to the service, in the words of RFC 9211.
+    `kept` is a stale answer to it; `reason` is why it goes to the service, in the words of RFC 9211.
     """
 
     exchange: GuardedExchange
@@ -28,6 +28,12 @@ class Visit:
     key: bytes
     authenticated: bool
     reason: bytes = b""
+    kept: Kept | None = None
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether the whole answer is asked for, so that others may wait for it."""
+        return self.asked.plain or (self.kept is not None and self.kept.terms.validators.can_ask)
 
     @property
     def identified(self) -> bool:
@@ -41,13 +47,20 @@ Place = tuple[bytes, tuple[bytes | None, ...] | None, bool]
 
 @attrs.define(eq=False)
 class Flight:
-    """A request that is under way, and those who wait for what comes of it instead of asking themselves."""
+    """A request that is under way, and those who wait for what comes of it instead of asking themselves.
+
+    Where it takes long, it is several requests: `count` of them; `another` is when one more goes.
+    """
 
     place: Place
+    count: int = 0
     followers: list[Follower] = attrs.field(factory=list)
+    another: IDelayedCall | None = None
 
     def _leave(self) -> list[Follower]:
         followers, self.followers = self.followers, []
+        if self.another is not None and self.another.active():
+            self.another.cancel()
         for follower in followers:
             follower.released()
         return followers

@@ -98,8 +98,7 @@ class Terms:
 
     def are_of_use(self, now: float) -> bool:
         """Whether it can be given to anybody, or asked about, from now on."""
-        validators = self.validators
-        if validators.etag or validators.last_modified or self.is_fresh(now):
+        if self.validators.can_ask or self.is_fresh(now):
             return True
         return self.while_asking_at(now) or self.if_error_at(now)
 

@@ -117,8 +117,13 @@ class Validators:
             return cls(etag, b"", date, False)
         return cls(etag, last_modified, modified, date - modified >= 60)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether a service can be asked if it is still so."""
+        return bool(self.etag or self.last_modified)
+
     def conditions(self) -> Headers:
-        """The fields with which a service is asked whether it is still so; none where it cannot be asked."""
+        """The fields with which a service is asked if it is still so; none where it cannot be asked."""
         fields = [(b"If-None-Match", self.etag)] if self.etag else []
         if self.last_modified:
             fields.append((b"If-Modified-Since", self.last_modified))

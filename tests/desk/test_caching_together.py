@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.error import ConnectionLost
 
-from onebackend_proxy.desk.caching import PASSING, PATIENCE
+from onebackend_proxy.desk.caching import ANOTHER, PASSING, PATIENCE
 from onebackend_proxy.testing import ScriptedConnection
 
 from ..conformance import Client
@@ -162,19 +162,61 @@ class TestTogether(CacheTests):
         self.plane.upstream.accept().answer(b"new", 200, HOUR, self.date())
         assert [each.answer().body for each in others] == [b"new"] * 3
 
-    def test_patience_ends(self) -> None:
-        _leader, service, others = self.begin(1)
-        self.advance(PATIENCE - 1)
+    def test_one_more_goes_where_it_takes_long(self) -> None:
+        _leader, service, others = self.begin(3)
+        self.advance(ANOTHER - 0.5)
+        assert self.left() == 0
+        self.advance(0.5)
+        assert self.left() == 1
+        second = self.plane.upstream.accept()
         late = self.follow()
+        # And another one, and so on: not all at once.
+        self.advance(ANOTHER)
+        assert self.left() == 1
+        third = self.plane.upstream.accept()
+        # One of them breaks off, and the others are still worth waiting for.
+        second.lose()
+        assert others[0].answer().status == 502
+        assert self.left() == 0
+        third.answer(b"first", 200, HOUR, self.date())
+        assert [each.answer().body for each in (others[1], others[2], late)] == [b"first"] * 3
+        service.answer(b"last", 200, HOUR, self.date())
+        assert self.hit().body == b"last"
+        self.assert_quiet()
+
+    def test_who_wants_a_piece_does_not_go_for_others(self) -> None:
+        _leader, service, _ = self.begin(0)
+        piece, whole = self.follow(b"Range: bytes=0-1"), self.follow()
+        self.advance(ANOTHER)
+        second = self.plane.upstream.accept()
+        assert second.field(b"Range") == []
+        second.answer(b"hello", 200, HOUR, self.date())
+        assert (piece.answer().body, whole.answer().body) == (b"he", b"hello")
+        service.lose()
+
+    def test_all_break_off_one_after_the_other(self) -> None:
+        leader, service, others = self.begin(2)
+        self.advance(ANOTHER)
+        second = self.plane.upstream.accept()
+        leader.leaves()
+        assert self.left() == 0
+        others[0].leaves()
+        assert second.aborted and service.aborted
+        assert self.left() == 1
+        self.plane.upstream.accept().answer(b"new", 200, HOUR, self.date())
+        assert others[1].answer().body == b"new"
+        self.assert_quiet()
+
+    def test_patience_ends(self) -> None:
+        """Where so many hang that the turn of one has not come."""
+        _leader, service, _others = self.begin(10)
+        self.plane.clock.pump([1.0] * int(PATIENCE - 1))
+        gone = self.left()
+        assert gone == (PATIENCE - 1) // ANOTHER
         self.advance(1)
-        # The first goes alone; who comes now goes as well, and does not wait for somebody so slow.
-        assert self.left() == 1
-        _new, other = self.send(), self.plane.upstream.accept()
-        assert self.left() == 1
+        assert self.left() == 10
         service.answer(b"slow", 200, HOUR, self.date())
-        assert late.answer().body == b"slow"
-        other.answer(b"own", 200, HOUR, self.date())
-        assert others[0].answer().body == b"own"
+        assert self.send().answer().body == b"slow"
 
     def test_one_that_waits_leaves(self) -> None:
         leader, service, others = self.begin(2)
