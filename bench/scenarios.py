@@ -106,7 +106,7 @@ SECURE = ("nginx", "nginx-installed", "caddy", "traefik", "go", OURS)
 MANY = ("nginx", "nginx-installed", "caddy", OURS)
 NAMES = 1000
 CONTEXTS = 256
-DESK = ("addresses", "basic", "rate", "edits", "strip", "body")
+DESK = ("addresses", "rate", "edits", "strip", "body")
 CALM = ("nginx", "haproxy", "caddy", "go", OURS)
 
 
@@ -299,8 +299,8 @@ SCENARIOS = {
         "Policies, one by one, of services in one process of ours: small keep-alive GET, 64 connections",
         "requests/s",
         variant_rate,
-        ("plain", *DESK, "forward"),
-        _parts(0.9, "plain", *DESK),
+        ("plain", *DESK, "credentials", "basic", "forward"),
+        (*_parts(0.9, "plain", *DESK), *_parts(0.9, "credentials", "basic")),
     ),
     "cache": Scenario(
         "Cache: small answers that may be stored for an hour, 64 connections",

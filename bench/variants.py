@@ -77,11 +77,13 @@ VARIANTS = {
         {"access": {"allow": ["127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32"], "deny": ["10.6.6.6", FOREIGN]}},
         refusal=Refusal(403, Load("x"), FOREIGN),
     ),
+    "credentials": Variant("no policy, credentials for the service", headers=(BASIC,), beside=""),
     "basic": Variant(
         "basicAuth, known credentials",
         {"access": {"basicAuth": [{"user": "bench", "passwordHash": USER.partition(":")[2]}]}},
         headers=(BASIC,),
         refusal=Refusal(401, Load("x")),
+        beside="credentials",
     ),
     # What nobody is refused by is there all the same: the fields say so.
     "rate": Variant(
