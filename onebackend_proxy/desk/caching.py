@@ -19,18 +19,12 @@ from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, sel
 from ..policies.ranges import NOWHERE, byte_range
 from .fetching import Fetch
 from .filters import Filter
-from .flights import Flight, Follower, Place, Visit
+from .flights import Flight, Flights, Visit
 from .storage import Kept, Storage, cache_status
 
 if TYPE_CHECKING:
     from .exchange import GuardedExchange
 
-ANOTHER = 5.0
-"""Seconds after which one more of those who wait for an answer goes and asks, too."""
-PATIENCE = 30.0
-"""Seconds that a request waits for others' answers at most, before it asks in any case."""
-PASSING = 10.0
-"""Seconds for which nobody waits for an answer where the last one could not be kept."""
 ASK_AGAIN = 5.0
 """Seconds after which the service is asked again in the background, if nothing has come of it."""
 
@@ -67,7 +61,7 @@ class RouteCache:
         self.storage = storage
         self.shelf = storage.shelf(route_id)
         self.seconds = seconds
-        self._flights: dict[Place, Flight] = {}
+        self.flights = Flights(self)
         self._fetches: set[Fetch] = set()
         self.not_kept: ResponseHead | None = None
         """The last head that nobody may keep, whoever asks: it comes again as the same object."""
@@ -190,16 +184,14 @@ class RouteCache:
         visit.kept = kept
         flight = None
         if not asked.no_store:
-            place = visit.key, kept.values if kept is not None else None, visit.identified
-            flight = self._flights.get(place)
-            if flight is not None:
-                self._follow(visit, flight)
+            place = visit.place
+            if self.flights.joined(visit, place):
                 return
-            if visit.can_lead and not self.storage.passes(hash(place), self.seconds()):
-                flight = self._flights[place] = Flight(place)
-        self._send(visit, flight)
+            flight = self.flights.begun(visit, place)
+        self.send(visit, flight)
 
-    def _send(self, visit: Visit, flight: Flight | None) -> None:
+    def send(self, visit: Visit, flight: Flight | None) -> None:
+        """Ask the service, for those on the flight too."""
         exchange = visit.exchange
         kept = visit.kept
         conditional = kept is not None and kept.terms.validators.can_ask
@@ -233,79 +225,11 @@ class RouteCache:
         self._fetches.add(fetch)
         exchange.inner(fetch, request, upstream).start()
 
-    # Waiting for each other.
-
-    def _follow(self, visit: Visit, flight: Flight) -> None:
-        exchange = visit.exchange
-        left = max(0.0, exchange.started + PATIENCE - self.seconds())
-        follower = Follower(self, visit, flight)
-        follower.patience = self.later(visit, left, lambda: self._out_of_patience(follower))
-        flight.followers.append(follower)
-        exchange.wait(follower.gone)
-        if flight.another is None:
-            flight.another = self.later(visit, ANOTHER, lambda: self._another(flight))
-
-    def _another(self, flight: Flight) -> None:
-        """It takes long, or hangs: one more goes, and the others wait for whichever comes first."""
-        flight.another = None
-        follower = next((each for each in flight.followers if each.visit.can_lead), None)
-        if follower is None:
-            return
-        flight.followers.remove(follower)
-        if flight.followers:
-            flight.another = self.later(follower.visit, ANOTHER, lambda: self._another(flight))
-        follower.released()
-        self._step(follower.visit, lambda: self._send(follower.visit, flight))
-
-    def _out_of_patience(self, follower: Follower) -> None:
-        follower.flight.followers.remove(follower)
-        follower.released()
-        self.go_alone(follower.visit)
-
-    def _unlist(self, flight: Flight) -> None:
-        if self._flights.get(flight.place) is flight:
-            del self._flights[flight.place]
+    # What comes of it.
 
     def later(self, visit: Visit, seconds: float, call: Callable[[], None]) -> IDelayedCall:
         """Call it in so many seconds."""
         return visit.exchange._exchanges.clock.callLater(seconds, call)
-
-    def _leave(self, fetch: Fetch) -> Flight | None:
-        flight, fetch.flight = fetch.flight, None
-        if flight is not None:
-            flight.count -= 1
-        return flight
-
-    def landed(self, fetch: Fetch, kept: Kept | None) -> None:
-        """This is what came of it: an answer for those who wait, or none that they could have."""
-        flight = self._leave(fetch)
-        if flight is None:
-            return
-        self._unlist(flight)
-        if kept is not None:
-            flight.landed(kept)
-        else:
-            flight.in_vain()
-
-    def in_vain(self, fetch: Fetch) -> None:
-        """No answer comes that others could have, and none is waited for in the next moments."""
-        if fetch.flight is not None:
-            self.storage.pass_by(hash(fetch.flight.place), self.seconds() + PASSING)
-            self.landed(fetch, None)
-
-    def failed(self, fetch: Fetch) -> None:
-        """The service could not be reached: the others will fare no better, but need not queue for that."""
-        flight = self._leave(fetch)
-        if flight is not None and not flight.count:
-            self._unlist(flight)
-            flight.in_vain()
-
-    def lost(self, fetch: Fetch) -> None:
-        """It broke off, or is as good as that: another one goes in its place."""
-        flight = self._leave(fetch)
-        if flight is not None and not flight.count:
-            self._unlist(flight)
-            flight.lost()
 
     def over(self, fetch: Fetch) -> None:
         """It is not under way any more."""
@@ -321,17 +245,18 @@ class RouteCache:
         self.storage.stats.hits += 1
         exchange.cache = "hit"
         status = visit.reason + b"; collapsed"
-        self._step(visit, lambda: exchange.answer(*self.as_asked(kept, visit.asked, self.seconds(), status)))
+        self.step(visit, lambda: exchange.answer(*self.as_asked(kept, visit.asked, self.seconds(), status)))
 
     def again(self, visit: Visit) -> None:
         """It waited, and nothing is known: as if it had come now."""
-        self._step(visit, lambda: self.serve(visit.exchange))
+        self.step(visit, lambda: self.serve(visit.exchange))
 
     def go_alone(self, visit: Visit) -> None:
         """It goes to the service, and nobody waits for it."""
-        self._step(visit, lambda: self._send(visit, None))
+        self.step(visit, lambda: self.send(visit, None))
 
-    def _step(self, visit: Visit, step: Callable[[], None]) -> None:
+    def step(self, visit: Visit, step: Callable[[], None]) -> None:
+        """Go on with it: what is raised costs this request only."""
         if visit.exchange.state is State.DONE:
             # Its client went away while another one was answered.
             return

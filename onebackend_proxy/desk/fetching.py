@@ -167,7 +167,7 @@ class Fetch(Filter):
     def _pass_by(self) -> None:
         self._mode = _PASSING
         self._stop_keeping()
-        self._cache.in_vain(self)
+        self._cache.flights.in_vain(self)
 
     def _stop_keeping(self) -> None:
         if self._size:
@@ -179,7 +179,7 @@ class Fetch(Filter):
         """Others need the room: go on without keeping it."""
         self._mode = _PASSING
         self._stop_keeping()
-        self._cache.landed(self, None)
+        self._cache.flights.landed(self, None)
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
@@ -204,7 +204,7 @@ class Fetch(Filter):
         flight = self.flight
         if flight is not None and flight.followers and self.visit.exchange._paused_by_client:
             # Nobody waits for another one's slow line.
-            self._cache.lost(self)
+            self._cache.flights.lost(self)
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`."""
@@ -214,7 +214,7 @@ class Fetch(Filter):
         kept = self._keep() if self._mode == _KEEPING else None
         self._over()
         self.to.end(trailers)
-        self._cache.landed(self, kept)
+        self._cache.flights.landed(self, kept)
 
     def _keep(self) -> Kept | None:
         """Put it into the cache; None if something is wrong with it."""
@@ -238,7 +238,7 @@ class Fetch(Filter):
             return
         self._over()
         self.to.abort()
-        self._cache.lost(self)
+        self._cache.flights.lost(self)
 
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
@@ -252,7 +252,7 @@ class Fetch(Filter):
         if self._exchange is not None:
             self._exchange.fields.append(cache_status(self.visit.reason))
         self.to.refuse(status, message)
-        self._cache.failed(self)
+        self._cache.flights.failed(self)
 
     def stopped(self) -> None:
         """The exchange ended, and it may be that nobody is told of it any more: the client went away."""
@@ -261,7 +261,7 @@ class Fetch(Filter):
 
     def _vanished(self) -> None:
         self._over()
-        self._cache.lost(self)
+        self._cache.flights.lost(self)
 
     def _over(self) -> None:
         self._stop_keeping()
@@ -326,4 +326,4 @@ class Fetch(Filter):
         if body:
             self.to.write(body)
         self.to.end([])
-        self._cache.landed(self, kept if self._for_all else None)
+        self._cache.flights.landed(self, kept if self._for_all else None)

@@ -13,6 +13,17 @@ from .storage import Kept
 if TYPE_CHECKING:
     from .caching import RouteCache
     from .exchange import GuardedExchange
+    from .fetching import Fetch
+
+ANOTHER = 5.0
+"""Seconds after which one more of those who wait for an answer goes and asks, too."""
+PATIENCE = 30.0
+"""Seconds that a request waits for others' answers at most, before it asks in any case."""
+PASSING = 10.0
+"""Seconds for which nobody waits for an answer where the last one could not be kept."""
+
+Place = tuple[bytes, tuple[bytes | None, ...] | None, bool]
+"""What can be waited for: the key, the values of the fields in Vary if they are known, identified or not."""
 
 
 @attrs.define(eq=False)
@@ -31,6 +42,11 @@ class Visit:
     kept: Kept | None = None
 
     @property
+    def place(self) -> Place:
+        """What others may wait for with it."""
+        return self.key, self.kept.values if self.kept is not None else None, self.identified
+
+    @property
     def can_lead(self) -> bool:
         """Whether the whole answer is asked for, so that others may wait for it."""
         return self.asked.plain or (self.kept is not None and self.kept.terms.validators.can_ask)
@@ -39,10 +55,6 @@ class Visit:
     def identified(self) -> bool:
         """Whether the answer may be for one client alone."""
         return self.authenticated or self.asked.cookie or self.asked.authorization
-
-
-Place = tuple[bytes, tuple[bytes | None, ...] | None, bool]
-"""What can be waited for: the key, the values of the fields in Vary if they are known, identified or not."""
 
 
 @attrs.define(eq=False)
@@ -101,3 +113,97 @@ class Follower:
         if self in self.flight.followers:
             self.flight.followers.remove(self)
         self.released()
+
+
+class Flights:
+    """Those of one Route."""
+
+    def __init__(self, cache: RouteCache) -> None:
+        self._cache = cache
+        self._under_way: dict[Place, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def joined(self, visit: Visit, place: Place) -> bool:
+        """Wait for a flight to this place, which is the visit's, if there is one."""
+        flight = self._under_way.get(place)
+        if flight is None:
+            return False
+        self._follow(visit, flight)
+        return True
+
+    def begun(self, visit: Visit, place: Place) -> Flight | None:
+        """A flight that others may join from now on; None where that would be in vain."""
+        if not visit.can_lead or self._cache.storage.passes(hash(place), self._cache.seconds()):
+            return None
+        flight = self._under_way[place] = Flight(place)
+        return flight
+
+    def _follow(self, visit: Visit, flight: Flight) -> None:
+        exchange = visit.exchange
+        left = max(0.0, exchange.started + PATIENCE - self._cache.seconds())
+        follower = Follower(self._cache, visit, flight)
+        follower.patience = self._cache.later(visit, left, lambda: self._out_of_patience(follower))
+        flight.followers.append(follower)
+        exchange.wait(follower.gone)
+        if flight.another is None:
+            flight.another = self._cache.later(visit, ANOTHER, lambda: self._another(flight))
+
+    def _another(self, flight: Flight) -> None:
+        """It takes long, or hangs: one more goes, and the others wait for whichever comes first."""
+        flight.another = None
+        follower = next((each for each in flight.followers if each.visit.can_lead), None)
+        if follower is None:
+            return
+        flight.followers.remove(follower)
+        if flight.followers:
+            flight.another = self._cache.later(follower.visit, ANOTHER, lambda: self._another(flight))
+        follower.released()
+        self._cache.step(follower.visit, lambda: self._cache.send(follower.visit, flight))
+
+    def _out_of_patience(self, follower: Follower) -> None:
+        follower.flight.followers.remove(follower)
+        follower.released()
+        self._cache.go_alone(follower.visit)
+
+    def _unlist(self, flight: Flight) -> None:
+        if self._under_way.get(flight.place) is flight:
+            del self._under_way[flight.place]
+
+    def _leave(self, fetch: Fetch) -> Flight | None:
+        flight, fetch.flight = fetch.flight, None
+        if flight is not None:
+            flight.count -= 1
+        return flight
+
+    def landed(self, fetch: Fetch, kept: Kept | None) -> None:
+        """This is what came of it: an answer for those who wait, or none that they could have."""
+        flight = self._leave(fetch)
+        if flight is None:
+            return
+        self._unlist(flight)
+        if kept is not None:
+            flight.landed(kept)
+        else:
+            flight.in_vain()
+
+    def in_vain(self, fetch: Fetch) -> None:
+        """No answer comes that others could have, and none is waited for in the next moments."""
+        if fetch.flight is not None:
+            self._cache.storage.pass_by(hash(fetch.flight.place), self._cache.seconds() + PASSING)
+            self.landed(fetch, None)
+
+    def failed(self, fetch: Fetch) -> None:
+        """The service could not be reached: the others will fare no better, but need not queue for that."""
+        flight = self._leave(fetch)
+        if flight is not None and not flight.count:
+            self._unlist(flight)
+            flight.in_vain()
+
+    def lost(self, fetch: Fetch) -> None:
+        """It broke off, or is as good as that: another one goes in its place."""
+        flight = self._leave(fetch)
+        if flight is not None and not flight.count:
+            self._unlist(flight)
+            flight.lost()

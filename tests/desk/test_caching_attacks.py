@@ -374,7 +374,7 @@ class TestMemory(CacheTests):
         assert len(self.storage._passing) <= MAX_PASSING
         for guard in self.plane.guards.made():
             assert not guard.cache._fetches
-            assert not guard.cache._flights
+            assert not guard.cache.flights
             assert not guard.cache.shelf.targets
 
     def test_only_if_cached(self) -> None:

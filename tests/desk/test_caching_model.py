@@ -164,7 +164,7 @@ class Crowd(CacheTests):
         self.check()
         assert len(self.plane.exchanges) == 0
         for guard in self.plane.guards.made():
-            assert not guard.cache._flights
+            assert not guard.cache.flights
             assert not guard.cache._fetches
         assert self.storage.on_the_way == 0
         assert not self.clients

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.error import ConnectionLost
 
-from onebackend_proxy.desk.caching import ANOTHER, PASSING, PATIENCE
+from onebackend_proxy.desk.flights import ANOTHER, PASSING, PATIENCE
 from onebackend_proxy.testing import ScriptedConnection
 
 from ..conformance import Client
@@ -37,7 +37,7 @@ class TestTogether(CacheTests):
         calls = [str(call) for call in self.plane.clock.getDelayedCalls()]
         assert [call for call in calls if "ProxySite._tick" not in call] == []
         for guard in self.plane.guards.made():
-            assert not guard.cache._flights
+            assert not guard.cache.flights
             assert not guard.cache._fetches
         assert self.storage.on_the_way == 0
 
