@@ -19,8 +19,19 @@ from .downstream import ProxySite
 from .limits import Limits
 from .upstream.connecting import endpoint_for
 
-INSIDE = Address("inside", "this program", 0)
-"""No target can be this."""
+
+class _Inside(Address):
+    """Where the built-in services are: nowhere that a target can name."""
+
+    @property
+    def authority(self) -> str:
+        """The form that logs show."""
+        return "built-in"
+
+    url = authority
+
+
+INSIDE = _Inside("http", "built-in", 0)
 
 
 @implementer(IStreamClientEndpoint)

@@ -74,7 +74,9 @@ class TestInside(TestCase):
     def test_no_target_is_it(self) -> None:
         """Not even one that is spelled the same."""
         inside = self.make()
-        same = Address("inside", "127.0.0.1", 1)
+        same = Address("http", "built-in", 0)
+        assert (INSIDE.authority, INSIDE.url) == ("built-in", "built-in")
+        assert same != INSIDE
         assert type(inside.endpoint_for(reactor, same, 1.0)) is type(endpoint_for(reactor, same, 1.0))
 
     def test_what_comes_another_way_is_not_believed(self) -> None:
