@@ -12,7 +12,10 @@ import pytest
 
 from onebackend_proxy.passwords import hash_password
 
+from .edge import Edge
 from .policies import TRUSTED, Door, Reply, Replying, door_to
+from .raw_backend import Connection, RawBackend
+from .raw_client import RawClient
 from .recording import Received
 from .test_policies_forward import asked
 from .test_policies_pages import oo
@@ -281,3 +284,45 @@ def test_vary(caching):
     for language in ("de", "en", "de", "fr", "en"):
         assert caching.ask("/v", "-H", f"Accept-Language: {language}").body == language.encode()
     assert len(caching.service.requests) == 3
+
+
+def _flood(edge: Edge, first: int, count: int, head: str) -> None:
+    """So many GETs over one connection, a hundred at a time; ``%d`` in the head is their number."""
+    with RawClient(edge.http_port) as client:
+        for start in range(first, first + count, 100):
+            client.send(b"".join((head % number).encode() for number in range(start, start + 100)))
+            answered, end = 0, b""
+            while answered < 100:
+                data = end + client.sock.recv(1 << 20)
+                answered += data.count(b"HTTP/1.1 200 ")
+                # What may be the beginning of the next one's first line.
+                end = data[-12:]
+                answered -= end.count(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("vary", [False, True])
+def test_memory_is_bounded_whatever_is_asked_for(new_edge, vary):
+    """Small answers, whose keys are most of what is kept: each under a target, or a variant, of its own."""
+    fields = (HOUR, "Vary: X-Variant") if vary else (HOUR,)
+
+    def serve(connection: Connection) -> None:
+        answer = connection.answer_head(5, "200 OK", *fields) + b"small"
+        while connection.head:
+            connection.send(answer)
+            connection.read_head()
+
+    edge = new_edge("--edge-test-mode", "--edge-cache-max-size", "4MB")
+    # A connection serves a thousand requests at most.
+    head = "GET /%s HTTP/1.1\r\nHost: x.test\r\n%s\r\n"
+    head %= ("x", "X-Variant: %d\r\n") if vary else ("%d" + "x" * 200, "")
+    with RawBackend(serve) as backend:
+        edge.route("x.test", backend.url, cache=True)
+        before = 0
+        for first in range(0, 30_000, 500):
+            _flood(edge, first, 500, head)
+            if first == 15_000:
+                before = edge.rss_kib()
+        # What fits in, by then, has been there for long.
+        assert edge.rss_kib() - before < 3 * 1024
+    edge.stop()

@@ -123,6 +123,17 @@ def test_fields_are_set_and_removed(door):
     assert answer.headers["x-price"] == "$5"
 
 
+def test_a_field_that_is_set_or_removed_comes_in_no_other_spelling(door):
+    """CGI, WSGI and PHP make one name of ``X-User`` and ``X_User``: what we set would be one value of two."""
+    door.policy(
+        headers={"request": {"set": {"X-User": "ours", "X-Made": "$remote_addr"}, "remove": ["X-Gone"]}}
+    )
+    for name in ("X_User", "x_user", "X_USER", "X_Made", "X_Gone", "X-user", "X-GONE"):
+        assert door.ask("/x", "-H", f"{name}: forged").status == 200
+    for request in door.service.requests:
+        assert [field for field in request.fields if field[1] == b"forged"] == []
+
+
 def test_each_request_has_its_own_placeholders(door):
     door.policy(headers={"response": {"set": {"X-Trace": "$request_id"}}})
     assert len({door.ask("/x").headers["x-trace"] for _ in range(3)}) == 3
