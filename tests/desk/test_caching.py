@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from onebackend_proxy.headers import prepare_response
+
 from ..downstream.test_edge import slow, stock
 from .caching import ETAG, HOUR, CacheTests, cc, status_of
 
@@ -65,6 +67,21 @@ class TestHits(CacheTests):
         answer = self.fill(HOUR, (b"Cache-Status", b"origin; hit"))
         assert answer.field(b"Cache-Status") == [b"origin; hit", b"onebackend-proxy; fwd=uri-miss; stored"]
         assert self.hit().field(b"Cache-Status") == [b"origin; hit", b"onebackend-proxy; hit; ttl=3600"]
+
+    def test_a_head_that_comes_again(self) -> None:
+        """As from a connection that carries the same answer twice; what is said of it may differ."""
+        fields = [HOUR, self.date(), (b"Vary", b"X-A"), (b"Content-Length", b"0")]
+        for control, first, second in (
+            (HOUR, b"fwd=uri-miss; stored", b"fwd=vary-miss; stored"),
+            (cc(b"no-store"), b"fwd=uri-miss", b"fwd=uri-miss"),
+        ):
+            head = prepare_response(b"GET", True, 200, b"OK", [control, *fields[1:]])
+            for value, said in ((b"1", first), (b"2", second)):
+                client, service = self.missed(b"X-A: " + value)
+                service.exchange.head_received(head)
+                service.finish()
+                assert status_of(client.answer()) == said
+            self.storage.purge()
 
     def test_a_large_one_goes_as_fast_as_the_client_takes_it(self) -> None:
         body = bytes(99_000)

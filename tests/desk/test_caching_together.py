@@ -44,6 +44,7 @@ class TestTogether(CacheTests):
     def test_one_goes_for_all(self) -> None:
         leader, service, others = self.begin()
         service.answer(b"hello", 200, HOUR, self.date())
+        assert [call for call in self.plane.clock.getDelayedCalls() if "Flights" in str(call)] == []
         assert status_of(leader.answer()) == b"fwd=uri-miss; stored"
         for other in others:
             answer = other.answer()
@@ -183,6 +184,11 @@ class TestTogether(CacheTests):
         service.answer(b"last", 200, HOUR, self.date())
         assert self.hit().body == b"last"
         self.assert_quiet()
+
+    def test_who_wants_a_piece_is_not_waited_for(self) -> None:
+        self.missed(b"Range: bytes=0-1")
+        self.missed()
+        self.follow()
 
     def test_who_wants_a_piece_does_not_go_for_others(self) -> None:
         _leader, service, _ = self.begin(0)
