@@ -40,15 +40,16 @@ class Compressing(Filter):
 
     def __init__(self, to: Downstream, request: OutgoingRequest) -> None:
         super().__init__(to)
-        self._request = request
+        self._method = request.method
+        # Those of the client: what the service gets may be others by the time of its answer.
+        self._asked = request.headers
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
-        request = self._request
         if head.status == 304:
-            head = unmodified_head(head, request.headers)
-        elif compressible(head, request.method):
-            coding = asked_coding(request.headers)
+            head = unmodified_head(head, self._asked)
+        elif compressible(head, self._method):
+            coding = asked_coding(self._asked)
             if not coding:
                 head = varied_head(head)
             elif head.body == NO_BODY:

@@ -466,6 +466,15 @@ class TestEdits(PolicyTests):
         [said] = [row for row in head.split(b"\r\n") if row.startswith(b"X-Request-Id: ")]
         assert b"X-Id: " + said[14:] + b"\r\n" in head
 
+    def test_what_is_compressed_is_for_the_client_to_say(self) -> None:
+        """Although the service is not to hear of it."""
+        edits = HeaderEdits(request=FieldEdits(remove=("Accept-Encoding",)))
+        plane = self.plane(Policy(headers=edits, compress=True))
+        client, service = self.admitted(plane, b"Accept-Encoding: gzip")
+        assert b"Accept-Encoding" not in service.head
+        service.answer(b"text" * 1000, 200, (b"Content-Type", b"text/plain"))
+        assert client.answer().field(b"Content-Encoding") == [b"gzip"]
+
     def test_on_answers_of_all_kinds(self) -> None:
         edits = FieldEdits(set=(("X-Frame-Options", "DENY"),), remove=("Server",))
         plane = self.plane(Policy(headers=HeaderEdits(response=edits), request_body_limit=1))
