@@ -25,7 +25,7 @@ _LISTS = frozenset((b"accept", b"accept-charset", b"accept-encoding", b"accept-l
     _IF_MODIFIED_SINCE,
     _CACHE_CONTROL,
     _FORWARDED,
-    _UNKEYED,
+    _PAST,
 ) = range(1, 10)
 _ASKED: dict[bytes, int] = {
     b"cookie": _COOKIE,
@@ -37,16 +37,17 @@ _ASKED: dict[bytes, int] = {
     b"cache-control": _CACHE_CONTROL,
     b"forwarded": _FORWARDED,
     # Only services know what these two are to be compared with.
-    b"if-match": _UNKEYED,
-    b"if-unmodified-since": _UNKEYED,
+    b"if-match": _PAST,
+    b"if-unmodified-since": _PAST,
 }
-# What some services obey and never name in Vary: another method, path or host than the one that is the key.
+# What some services obey and never name in Vary. Another method: nothing that is kept can answer that.
+_ASKED |= dict.fromkeys((b"x-http-method-override", b"x-http-method", b"x-method-override"), _PAST)
+# Another path, host or scheme: those who say the same may share an answer.
 _ASKED |= dict.fromkeys(
-    b"x-http-method-override x-http-method x-method-override x-original-url x-rewrite-url x-original-host"
-    b" x-host x-forwarded-server x-http-host-override x-original-uri x-override-url".split(),
-    _UNKEYED,
+    b"x-original-url x-original-uri x-rewrite-url x-override-url x-original-host x-host x-http-host-override"
+    b" x-forward-host x-original-proto x-forward-proto x-scheme x-url-scheme front-end-https".split(),
+    _FORWARDED,
 )
-"""These, and a body, make a request go past the cache."""
 
 CONDITIONS = frozenset((b"if-none-match", b"if-modified-since", b"range", b"if-range"))
 """The fields that are the client's business with the cache, where the cache asks on its own account."""
@@ -56,7 +57,7 @@ CONDITIONS = frozenset((b"if-none-match", b"if-modified-since", b"range", b"if-r
 class Asked:
     """What a request's fields say about caching; b"" where a field is not there.
 
-    `forwarded` is what a trusted proxy says about the request's way, other than what is ours to say.
+    `forwarded` is what is said about the request's way here, other than what is ours to say.
     `past` says that it goes past the cache.
     """
 
@@ -102,7 +103,7 @@ def _asked(found: dict[int, bytes]) -> Asked:
     return Asked(
         cookie=_COOKIE in found,
         authorization=_AUTHORIZATION in found,
-        past=_UNKEYED in found,
+        past=_PAST in found,
         no_store=b"no-store" in said,
         only_if_cached=b"only-if-cached" in said,
         range=found.get(_RANGE, b""),

@@ -135,9 +135,15 @@ class TestKeys(CacheTests):
             b"X-Original-URL: /admin",
             b"X-Rewrite-URL: /admin",
             b"X-Host: evil.example",
+            b"front-end-https: on",
             b"If-Match: *",
         ):
             self.other(field)
+
+    def test_another_method_in_disguise_always_arrives(self) -> None:
+        for field in (b"X-HTTP-Method-Override: DELETE", b"X-Method-Override: PUT", b"X-HTTP-METHOD: PATCH"):
+            for _ in range(2):
+                self.other(field)
 
     def test_a_get_with_a_body(self) -> None:
         self.other(b"Content-Length: 4", body=b"evil")
@@ -198,6 +204,7 @@ class TestTrustedProxies(CacheTests):
             b"X-Forwarded-Proto: https",
             b"X-Forwarded-Port: 1",
             b"X-Forwarded-Prefix: /x",
+            b"X-Forwarded-Server: evil.example",
             b"Forwarded: host=evil.example",
         ):
             client, service = self.missed(field)
