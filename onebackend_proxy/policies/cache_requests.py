@@ -90,7 +90,8 @@ def read_request(headers: Headers) -> Asked:
                 continue
             what = _FORWARDED
         if what == _FORWARDED:
-            value = lower + b":" + value
+            # No value can have a line feed: nobody can write two fields in one.
+            value = b"\n" + lower + b":" + value
         if found is None:
             found = {what: value}
         else:

@@ -140,6 +140,10 @@ class TestKeys(CacheTests):
         ):
             self.other(field)
 
+    def test_two_fields_in_one(self) -> None:
+        self.fill(HOUR, body=b"evil", ask=(b"X-Host: a, x-original-url:/b",))
+        self.missed(b"X-Host: a", b"X-Original-URL: /b")
+
     def test_another_method_in_disguise_always_arrives(self) -> None:
         for field in (b"X-HTTP-Method-Override: DELETE", b"X-Method-Override: PUT", b"X-HTTP-METHOD: PATCH"):
             for _ in range(2):

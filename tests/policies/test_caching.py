@@ -237,7 +237,7 @@ def test_what_requests_say():
     )
     assert said.cookie and said.authorization and said.no_store and said.only_if_cached and not said.past
     assert (said.range, said.if_range, said.if_none_match) == (b"c", b"d", b"1, 2")
-    assert said.forwarded == b"x-forwarded-port:1" and not said.plain
+    assert said.forwarded == b"\nx-forwarded-port:1" and not said.plain
 
 
 def test_what_answers_are_told_apart_by():
