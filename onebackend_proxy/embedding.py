@@ -50,7 +50,8 @@ def reverse_proxy(
         weights=tuple(weights),
     )
     desk = Desk(Exchanges(reactor, Http1Client(reactor)), trusted_proxies)
-    route = Route(upstream.name, policy=_policy(policy or {}))
+    # Clients are told its id: it is not to say where the service is.
+    route = Route("reverse-proxy", policy=_policy(policy or {}))
     if route.policy is NO_POLICY:
         return ReverseProxyResource(lambda: upstream, desk)
     settings = Settings()

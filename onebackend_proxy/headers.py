@@ -93,6 +93,11 @@ def _rule_of(name: bytes) -> int:
     return _XF_OTHER if lower.startswith(b"x-forwarded-") else _KEEP
 
 
+def is_clients_own(name: bytes) -> bool:
+    """Whether a request's field of this name is the client's to set, and is passed on as it is."""
+    return _rule_of(name) == _KEEP
+
+
 class _Rules(dict[bytes, int]):
     """The rules by name as spelled: a program spells few names, again and again."""
 

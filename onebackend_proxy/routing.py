@@ -178,7 +178,8 @@ def stripped_target(prefix: bytes, target: bytes) -> bytes:
 
 _NOT_PLAIN = re.compile(rb"//|[%.\\]")
 _LENIENT = re.compile(rb"[^?]*?(?:[A-Z%;\\]|\.(?:[/?]|\Z))")
-_FOLDED_END = re.compile(rb"[. ]+(?=/|\Z)")
+_SEGMENT_END = re.compile(rb"[.\s]+(?=/|\Z)")
+_CUT = re.compile(rb"[\0?#]")
 
 
 def reads_in_other_ways(target: bytes) -> bool:
@@ -189,21 +190,20 @@ def reads_in_other_ways(target: bytes) -> bool:
 def lenient_paths(target: bytes) -> tuple[str, ...]:
     """The paths that backends with few scruples may see in a request target, in lower case.
 
-    They take ``%2F`` and ``\\`` for slashes, leave away what begins with ``;`` (RFC 3986, 3.3), dots and
-    blanks at the end of a segment, and all behind a NUL, and do not tell ``/Admin`` from ``/admin``.
+    They decode it, twice some of them, and take ``%2F`` and ``\\`` for slashes; they leave away what begins
+    with ``;`` (RFC 3986, 3.3), white space and dots at the end of a segment, and all behind a NUL, a ``?`` or
+    ``#`` that was escaped; and they do not tell ``/Admin`` from ``/admin``.
     """
-    path = target.partition(b"?")[0]
-    seen = unquote_to_bytes(path).partition(b"\0")[0].replace(b"\\", b"/")
-    both = (seen, _PARAMETERS.sub(b"", seen))
-    merged = [_SLASHES.sub(b"/", b"/" + one.lstrip(b"/")) for one in both]
-    resolved = [normalized_path(one.replace(b"%", b"%25")) for one in merged]
-    trimmed = [_SLASHES.sub(b"/", _FOLDED_END.sub(b"", one)) for one in resolved]
-    return tuple(dict.fromkeys(one.decode("latin-1").lower() for one in (*resolved, *trimmed)))
-
-
-def folded_prefix(prefix: str) -> str:
-    """The path prefix of a Route as `lenient_paths` has it."""
-    return unquote_to_bytes(prefix).decode("latin-1").lower()
+    seen = {target.partition(b"?")[0]}
+    for _ in range(2):
+        seen |= {unquote_to_bytes(path) for path in seen}
+    seen |= {_CUT.split(path, 1)[0] for path in seen}
+    slashed = {path.replace(b"\\", b"/") for path in seen}
+    slashed |= {_PARAMETERS.sub(b"", path) for path in slashed}
+    merged = {_SLASHES.sub(b"/", b"/" + path.lstrip(b"/")) for path in slashed}
+    resolved = {normalized_path(path.replace(b"%", b"%25")).replace(b"%25", b"%") for path in merged}
+    resolved |= {_SLASHES.sub(b"/", _SEGMENT_END.sub(b"", path)) for path in resolved}
+    return tuple(sorted({path.decode("latin-1").lower() for path in resolved}))
 
 
 @functools.lru_cache(1024)

@@ -173,7 +173,10 @@ def _whose(value: object) -> str:
         return text
     if kind != "header" or not colon:
         raise ValueError("must be ip, route or header:NAME")
-    return f"header:{_request_field(name.strip()).lower()}"
+    field = _request_field(name.strip()).lower()
+    if field != "host" and not headers.is_clients_own(field.encode("ascii")):
+        raise ValueError(f"{field!r} does not tell clients apart: it is not taken from them")
+    return f"header:{field}"
 
 
 def _size(value: object) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
-from ..addresses import auth_target, service_of
+from ..addresses import auth_target, parse_target, service_of
 from ..balancing import Upstream
 from ..errors import ProxyError, UpstreamFailed
 from ..exchange import Exchange
@@ -48,8 +48,9 @@ class ForwardedAuth:
         self._path = path.encode("ascii")
         self._upstream = upstream_of(target)
         # A service, or a socket, has no name of its own: it sees the client's.
-        named = service_of(target) is None and not target.startswith("unix:")
-        self._host = target.rpartition("://")[2].partition("/")[0].encode("ascii") if named else b""
+        self._host = b""
+        if service_of(target) is None and not target.startswith("unix:"):
+            self._host = parse_target(target).url.partition("://")[2].partition("/")[0].encode("ascii")
         self.copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
         """The fields (names in lower case) that only the service that is asked may set."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -22,11 +22,11 @@ from ..records import ALL_WELCOME, NO_POLICY, Redirect, Route
 from ..routing import (
     RouteTable,
     edge_paths,
-    folded_prefix,
     lenient_paths,
     reads_in_other_ways,
     redirect_location,
     request_host,
+    wildcard_over,
 )
 from .resources import Desk, Proxied, relay
 
@@ -62,16 +62,15 @@ class EdgeResource(Proxied, Resource):
         self._routes: RouteTable[Route] = RouteTable()
         self._redirects: RouteTable[Redirect] = RouteTable()
         self._redirecting = False
-        # By id and by host, once they were asked for: the guarded Routes of that host below a path, if any.
+        # By host, once it was asked for: the guarded Routes below a path, if there are any.
         self._shut: dict[str, ShutPaths | None] = {}
-        self._shut_hosts: dict[str, ShutPaths | None] = {}
 
     def publish(self, published: Published) -> None:
         """From now on these are the Routes and Redirects."""
         self._routes = published.routes
         self._redirects = published.redirects
         self._redirecting = len(self._redirects) > 0
-        self._shut, self._shut_hosts = {}, {}
+        self._shut = {}
 
     def routes_to(self, host: str) -> bool:
         """Whether any Route is for this canonical host."""
@@ -116,17 +115,17 @@ class EdgeResource(Proxied, Resource):
 
         Only where that place is guarded: else it would make no difference who comes in where.
         """
+        routes = self._routes
+        # Strangers can make up hosts below a wildcard: those are one.
+        own = host if routes.prefixes(host) else wildcard_over(host)
         try:
-            shut = self._shut[found.id]
+            shut = self._shut[own]
         except KeyError:
-            shut = self._shut[found.id] = self._shut_of(found.id.partition("/")[0])
-        if shut is not None and reads_in_other_ways(target) and not shut.agrees(found, target):
+            shut = self._shut[own] = shut_paths(routes.prefixes(own), routes.prefixes(wildcard_over(own)))
+        if shut is None or not (shut.always or reads_in_other_ways(target)):
+            return
+        if not shut.agrees(found, target):
             raise BadRequest("the path can be read in two ways")
-
-    def _shut_of(self, host: str) -> ShutPaths | None:
-        if host not in self._shut_hosts:
-            self._shut_hosts[host] = shut_paths(self._routes.prefixes(host))
-        return self._shut_hosts[host]
 
     def _match(self, host: str, path: str) -> Redirect | Route | None:
         redirect = self._redirects.match(host, path) if self._redirecting else None
@@ -150,33 +149,53 @@ class EdgeResource(Proxied, Resource):
 
 
 class ShutPaths:
-    """The Routes of one host, of which some are guarded, by what a lenient backend makes of a path."""
+    """The Routes of one host, of which some are guarded, by what lenient backends make of paths.
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._routes: dict[str, list[Route]] = {}
-        for route in routes:
-            _host, slash, prefix = route.id.partition("/")
-            self._routes.setdefault(folded_prefix(slash + prefix), []).append(route)
+    `routes` are those of the host itself by prefix, `fallback` those of the wildcard over it.
+    """
+
+    def __init__(self, routes: Mapping[str, Route], fallback: Mapping[str, Route]) -> None:
+        self._levels = [_by_reading(routes), _by_reading(fallback)]
+        self.always = any(
+            is_guarded(route) and lenient_paths(prefix.encode("ascii")) != (prefix,)
+            for level in (routes, fallback)
+            for prefix, route in level.items()
+            if prefix
+        )
+        """Whether a plain path may be another's reading, since a guarded prefix is none itself."""
 
     def agrees(self, found: Redirect | Route, target: bytes) -> bool:
         """Whether no guarded one but `found` is what a lenient backend would take the target for."""
         return all(self._agrees(found, path) for path in lenient_paths(target))
 
     def _agrees(self, found: Redirect | Route, path: str) -> bool:
-        while True:
-            path = path.rstrip("/")
-            routes = self._routes.get(path, ())
+        for level in self._levels:
+            routes = _longest(level, path)
             if routes:
                 return found in routes or not any(is_guarded(route) for route in routes)
-            if not path:
-                return True
-            path = path[: path.rfind("/")]
+        return True
 
 
-def shut_paths(prefixes: Mapping[str, Route]) -> ShutPaths | None:
+def _by_reading(routes: Mapping[str, Route]) -> dict[str, list[Route]]:
+    found: dict[str, list[Route]] = {}
+    for prefix, route in routes.items():
+        for reading in lenient_paths(prefix.encode("ascii")) if prefix else ("",):
+            found.setdefault(reading.rstrip("/"), []).append(route)
+    return found
+
+
+def _longest(routes: Mapping[str, list[Route]], path: str) -> list[Route]:
+    path = path.rstrip("/")
+    while path and path not in routes:
+        path = path[: path.rfind("/")].rstrip("/")
+    return routes.get(path, [])
+
+
+def shut_paths(routes: Mapping[str, Route], fallback: Mapping[str, Route]) -> ShutPaths | None:
     """The paths to watch of a host with these Routes by prefix; None if there is nothing to walk around."""
-    if any(prefix and is_guarded(route) for prefix, route in prefixes.items()):
-        return ShutPaths(prefixes.values())
+    for level in routes, fallback:
+        if any(prefix and is_guarded(route) for prefix, route in level.items()):
+            return ShutPaths(routes, fallback)
     return None
 
 

@@ -168,6 +168,39 @@ class TestAddresses(PolicyTests):
             self.ask(plane, line=b"GET %b HTTP/1.1" % path, peer="198.51.100.1")
             assert plane.upstream.connecting[-1].endpoint.address.host == "10.0.0.2", path
 
+    def test_nor_one_below_a_wildcard(self) -> None:
+        """The Route for the path is the host's own, the one for all else is not; or the other way round."""
+        policy = self.policy
+        for guarded, everything in (
+            (Route("a.x.com/app", "http://10.0.0.1", policy=policy), Route("*.x.com", "http://10.0.0.2")),
+            (Route("*.x.com/app", "http://10.0.0.1", policy=policy), Route("*.x.com", "http://10.0.0.2")),
+        ):
+            for path in (b"/App", b"/app;x=1", b"/app%2fx"):
+                plane = guarded_plane(fast, [guarded, everything])
+                client = plane.connect(peer="198.51.100.1")
+                client.send(b"GET %b HTTP/1.1\r\nHost: a.x.com\r\n\r\n" % path)
+                assert client.answer().status == 400
+
+    def test_a_guarded_prefix_that_is_itself_read_in_two_ways(self) -> None:
+        everything = Route("x.com", "http://10.0.0.2")
+        for prefix, path in (("/App", b"/app"), ("/a%2Fb", b"/a/b"), ("/a;b", b"/a/x")):
+            guarded = Route(f"x.com{prefix}", "http://10.0.0.1", policy=self.policy)
+            plane = guarded_plane(fast, [guarded, everything])
+            answer = self.refused(plane, line=b"GET %b HTTP/1.1" % path, peer="198.51.100.1")
+            assert answer.status == 400, path
+            plane = guarded_plane(fast, [guarded, everything])
+            assert (
+                self.refused(plane, line=b"GET %b HTTP/1.1" % prefix.encode(), peer="198.51.100.1").status
+                == 403
+            )
+
+    def test_hosts_that_strangers_make_up_leave_nothing(self) -> None:
+        plane = guarded_plane(fast, [Route("*.x.com/app", "http://10.0.0.1", policy=self.policy)])
+        for number in range(50):
+            plane.connect().send(b"GET /app HTTP/1.1\r\nHost: h%d.x.com\r\n\r\n" % number)
+        edge: Any = plane.resource
+        assert len(edge._shut) == 1
+
     def test_another_host_is_another_route(self) -> None:
         plane = self.plane(self.policy)
         for target, host in ((b"/app", b"y.com"), (b"http://y.com/app", b"x.com")):
@@ -286,6 +319,11 @@ class TestForwardAuth(PolicyTests):
         assert b"X-Other" not in service.head and b"Range: bytes=0-1\r\n" in service.head
         service.answer(b"ok")
         assert client.answer().body == b"ok"
+
+    def test_an_international_host(self) -> None:
+        plane = self.guarded(url="http://b\u00fccher.example:80/check")
+        _client, auth = self.admitted(plane)
+        assert b"\r\nHost: xn--bcher-kva.example\r\n" in auth.head
 
     def test_a_yes_that_names_nobody(self) -> None:
         plane = self.guarded("X-User")

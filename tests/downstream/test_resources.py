@@ -345,6 +345,8 @@ class TestReverseProxy(SynchronousTestCase):
             wire.attach(ProxySite(resource, reactor, fast=resource).buildProtocol(wire.getPeer()))
             client = Client(reactor, wire).ask()
             statuses += [answer.status for answer in client.answers()]
+            # Nothing tells where the service is.
+            assert b"10.0.0.1" not in wire.value()
         assert (len(reactor.tcpClients), statuses) == (1, [429, 403])
 
     def test_a_policy_that_there_is_not(self) -> None:
