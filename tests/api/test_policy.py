@@ -471,3 +471,11 @@ def test_what_is_taken_can_be_made_ready(fields):
         assert isinstance(made, Upstream)
     else:
         assert isinstance(made, Guard) and made.route is route
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "x-real-ip", "Connection", "X_User", "Forwarded", "TE"])
+def test_fields_that_tell_no_clients_apart(name):
+    """All of them would share one limit, which one of them could use up."""
+    with pytest.raises(BadRequest, match=r"rateLimit\.by"):
+        record(rateLimit={"requests": 1, "by": f"header:{name}"})
+    assert record(rateLimit={"requests": 1, "by": "header:Host"}).policy.rate_limit.by == "header:host"
