@@ -16,12 +16,12 @@ from h2.connection import H2Connection
 from onebackend_proxy.passwords import hash_password
 
 from .edge import Edge
+from .guarded import NOBODY, WAYS
 from .policies import Reply, door_to, is_admin
 from .raw_backend import Connection, RawBackend
 from .raw_client import RawClient
 from .recording import Received, statuses
 from .test_http2 import H2Client
-from .test_policies_paths import NOBODY, WAYS
 from .waiting import wait_until
 
 pytestmark = pytest.mark.once
