@@ -146,7 +146,7 @@ class GuardedExchange(PolicyExchange):
     def admitted(self) -> None:
         """It may come in: make of the request what the service is to get, and go on."""
         guard = self.guard
-        guard.edit(self.request, self.user)
+        guard.edit(self)
         if guard.cache is not None:
             guard.cache.serve(self)
         else:
@@ -217,6 +217,8 @@ class GuardedExchange(PolicyExchange):
         `source` is told when the client does not keep up, and when it goes away.
         """
         self._connection = source
+        # Of the rest of the request nothing is wanted, however much it is.
+        self._body_limit = 0
         self._go(State.WAITING)
         self._go(State.RELAYING)
         self._progress = True

@@ -19,7 +19,7 @@ from .exchange import GuardedExchange
 from .sources import Source
 
 MAX_IGNORED = 64 * 1024
-"""Bytes of the body of a yes that are read, so that the connection can be used again."""
+"""Bytes of a body that nobody wants that are read, so that the connection can be used again."""
 _NOT_ASKED = "the service that decides on access could not be asked"
 # About the body, which is not sent, about what the client has already, and what says who asks about what.
 _NOT_FORWARDED = frozenset(
@@ -81,9 +81,8 @@ class _Asking:
     """The downstream of the question: a yes lets the exchange go on, all else is the client's answer."""
 
     _inner: Exchange
-    _admitted = False
+    _decided = False
     _relaying = False
-    _bodiless = False
     _ignored = 0
 
     def __init__(self, auth: ForwardedAuth, exchange: GuardedExchange) -> None:
@@ -104,14 +103,15 @@ class _Asking:
         if not 200 <= head.status < 300:
             exchange.waited()
             exchange.denied = "forwardAuth"
-            self._relaying = True
             if exchange.request.method == b"HEAD":
                 # We asked with GET: there is a body, but not for this client.
-                self._bodiless = True
-                head = attrs.evolve(head, body=NO_BODY)
+                self._decided = True
+                exchange.answer(head, b"")
+                return
+            self._relaying = True
             exchange.answer_from(_Answering(self._inner), head)
             return
-        self._admitted = True
+        self._decided = True
         copied = self._auth.copied
         fields: Headers = [field for field in head.headers if field[0].lower() in copied]
         exchange.waited()
@@ -123,8 +123,6 @@ class _Asking:
         self._exchange.admitted()
 
     def write(self, data: bytes) -> None:
-        if self._bodiless:
-            return
         if self._relaying:
             self._exchange.body_received(data)
             return
@@ -134,7 +132,7 @@ class _Asking:
         if self._relaying:
             self._exchange.read_ended()
         elif self._ignored > MAX_IGNORED:
-            self._inner.client_gone("its body is too long for a yes")
+            self._inner.client_gone("its body is too long, and not wanted")
 
     def end(self, trailers: Headers) -> None:
         if self._relaying:
@@ -145,7 +143,7 @@ class _Asking:
             self._exchange.source_lost(UpstreamFailed(_NOT_ASKED))
 
     def refuse(self, status: int, message: str) -> None:
-        if not self._admitted:
+        if not self._decided:
             self._exchange.waited()
             error = ProxyError(_NOT_ASKED, detail=message)
             error.status = status

@@ -26,7 +26,7 @@ from .caching import RouteCache
 from .exchange import GuardedExchange, hide_credentials
 from .forward import ForwardedAuth
 from .outlet import with_edits
-from .shaped import ShapedExchange
+from .shaped import PolicyExchange, ShapedExchange
 from .storage import Storage
 
 MAINTENANCE = """<!doctype html>
@@ -69,7 +69,7 @@ class Guard:
     def __attrs_post_init__(self) -> None:
         waits = self.paused or self.forward or self.compress or self.cache or self.intercepts
         self._lean = not waits
-        self._shapes = bool(self.limiter or self.response_edits or self.pages)
+        self._shapes = bool(self.limiter or self.request_edits or self.response_edits or self.pages)
         self._changes_request = bool(self.prefix or self.request_edits)
         self.nowhere = Upstream(self.route.id, ())
         self.prefix_line = b"X-Forwarded-Prefix: %b\r\n" % self.prefix
@@ -118,20 +118,23 @@ class Guard:
             exchange.user = user
             hide_credentials(request)
         if self._changes_request:
-            self.edit(request, user)
+            self.edit(exchange)
         return exchange
 
-    def edit(self, request: OutgoingRequest, user: str) -> None:
-        """Make of a request, which is the exchange's own, what the service is to get."""
+    def edit(self, exchange: Exchange) -> None:
+        """Make of the exchange's request, in place, what the service is to get."""
+        request = exchange.request
         if self.prefix and request.target != b"*":
             request.target = stripped_target(self.prefix, request.target)
             request.lines += self.prefix_line
         edits = self.request_edits
         if edits is not None:
-            values = Values(request, user)
+            values = Values(request, exchange.user)
             host = edits.host.filled(values) if edits.host is not None else ""
             request.headers, request.lines = edits.applied(request.headers, request.lines, values)
             if host:
+                if isinstance(exchange, PolicyExchange):
+                    exchange.asked_host = request.host
                 request.host = host.encode("ascii", "replace")
 
     def edited(self, head: ResponseHead) -> ResponseHead:

@@ -4,19 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from ..interfaces import Downstream
 from ..messages import Answer, Headers, ResponseHead, field_lines, own_answer, refusal
 from ..policies.editing import Edits, Values
+from ..tunnel import Tunnel
 from .filters import Filter
 
 if TYPE_CHECKING:
     from .shaped import PolicyExchange
 
 
+MAX_SWALLOWED = 64 * 1024
+"""Bytes of an error's body that are read for nobody, so that the connection can be used again."""
+_OF_BODY = frozenset(
+    (
+        b"accept-ranges",
+        b"cache-control",
+        b"content-disposition",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-location",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+        b"digest",
+        b"etag",
+        b"expires",
+        b"last-modified",
+        b"trailer",
+    )
+)
+
+
 class Outlet(Filter):
     """Edits heads, adds the exchange's own fields, counts what goes out, and makes pages of errors."""
 
     _swallows = False
+    _swallowed = 0
+    _counts = True
 
     def __init__(self, to: Downstream, exchange: PolicyExchange) -> None:
         super().__init__(to)
@@ -29,41 +57,54 @@ class Outlet(Filter):
         if guard.intercepts and head.status >= 400:
             page = self._page(head.status, head.reason.decode("latin-1"))
             if page is not None:
+                # What it says about its body is not about this one; all else, who may log in say, is.
+                kept = [field for field in head.headers if field[0].lower() not in _OF_BODY]
+                self._send(*own_answer(attrs.evolve(page, headers=kept + page.headers), self._method))
                 self._swallows = True
-                # What is said about the body is not about this one.
-                self._send(*own_answer(page, exchange.request.method))
+                self.to.end([])
                 return
         self.to.respond(shaped(head, self._exchange))
 
     def write(self, data: bytes) -> None:
         """See `interfaces.Downstream`."""
-        if not self._swallows:
+        if self._swallows:
+            self._swallowed += len(data)
+            return
+        if self._counts:
             self._exchange.bytes_out += len(data)
-            self.to.write(data)
+        self.to.write(data)
 
     def flush(self) -> None:
         """See `interfaces.Downstream`."""
         if not self._swallows:
             self.to.flush()
+        elif self._swallowed > MAX_SWALLOWED:
+            self._exchange.client_gone("a page stands in the place of this error")
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`."""
-        self.to.end([] if self._swallows else trailers)
+        if not self._swallows:
+            self.to.end(trailers)
 
     def abort(self) -> None:
-        """See `interfaces.Downstream`."""
-        if self._swallows:
-            # What was to be sent has been; only what nobody gets to see has broken off.
-            self.to.end([])
-        else:
+        """See `interfaces.Downstream`; who has had a page does not mind."""
+        if not self._swallows:
             self.to.abort()
+
+    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
+        """See `interfaces.Downstream`; a tunnel counts what goes through it."""
+        self._counts = False
+        self.to.switch(head, tunnel)
+
+    @property
+    def _method(self) -> bytes:
+        return self._exchange.request.method
 
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`: an error of ours."""
         page = self._page(status, message)
-        method = self._exchange.request.method
-        head, body = refusal(status, message, method) if page is None else own_answer(page, method)
-        self._send(head, body)
+        method = self._method
+        self._send(*(refusal(status, message, method) if page is None else own_answer(page, method)))
         self.to.end([])
 
     def _send(self, head: ResponseHead, body: bytes) -> None:

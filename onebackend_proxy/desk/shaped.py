@@ -21,9 +21,29 @@ class PolicyExchange(Exchange):
     fields: Headers = []  # noqa: RUF012 (never changed in place)
     """What is added to the answer, whoever makes it."""
 
+    asked_host = b""
+    """The host that the client asked for, where the service gets another one."""
+
     def values(self, **more: str) -> Values:
         """What placeholders stand for, and what else is said."""
-        return Values(self.request, self.user, **more)
+        return Values(self.request, self.user, self.asked_host, **more)
+
+    def request_ended(self, trailers: Headers) -> None:
+        """See `Exchange`; what the policy has a word on is not said in trailers."""
+        if trailers:
+            guard = self.guard
+            if guard.request_edits is not None:
+                trailers = guard.request_edits.without(trailers)
+            if guard.forward is not None:
+                copied = guard.forward.copied
+                trailers = [field for field in trailers if field[0].lower() not in copied]
+        Exchange.request_ended(self, trailers)
+
+    def answer_ended(self, trailers: Headers) -> None:
+        """See `Exchange`; as with `request_ended`."""
+        if trailers and self.guard.response_edits is not None:
+            trailers = self.guard.response_edits.without(trailers)
+        Exchange.answer_ended(self, trailers)
 
     def refuse(self, error: ProxyError) -> None:
         """See `Exchange`."""

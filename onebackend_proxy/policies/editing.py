@@ -61,11 +61,13 @@ class Template:
 class Values:
     """What placeholders stand for in one request, found when it is asked for."""
 
-    __slots__ = ("_more", "_request", "_user")
+    __slots__ = ("_host", "_more", "_request", "_user")
 
-    def __init__(self, request: OutgoingRequest, user: str, **more: str) -> None:
+    def __init__(self, request: OutgoingRequest, user: str, host: bytes = b"", **more: str) -> None:
         self._request = request
         self._user = user
+        # The one that was asked for, where the request has another one by now.
+        self._host = host or request.host
         self._more = more
 
     def __getitem__(self, name: str) -> str:
@@ -79,7 +81,7 @@ class Values:
         if name == "scheme":
             return request.scheme.decode("ascii")
         if name == "host":
-            host, colon, port = request.host.decode("latin-1").lower().rpartition(":")
+            host, colon, port = self._host.decode("latin-1").lower().rpartition(":")
             return host if colon and port.isdigit() else host + colon + port
         return self._more[name]
 
@@ -138,6 +140,10 @@ class Edits:
         """Whether what is set is the same for every request."""
         return self._constant is not None
 
+    def without(self, headers: Headers) -> Headers:
+        """The fields that stay, of a trailer section: there they cannot be set."""
+        return [field for field in headers if field[0].lower() not in self._gone]
+
     def _added(self, values: Any) -> Headers:
         filled = [
             (name, constant if constant is not None else _field_value(value.filled(values)))
@@ -157,9 +163,7 @@ class Edits:
         if left is lines:
             # Most often nobody has sent what is to go.
             return headers + added, lines + added_lines
-        gone = self._gone
-        kept = [field for field in headers if field[0].lower() not in gone]
-        return kept + added, left + added_lines
+        return self.without(headers) + added, left + added_lines
 
 
 @functools.lru_cache(256)

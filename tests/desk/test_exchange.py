@@ -402,6 +402,37 @@ class TestForwardAuth(PolicyTests):
         service = plane.upstream.accept()
         assert (service.body, b"Content-Type: a/b\r\n" in service.head) == (b"body", True)
 
+    def test_a_no_to_a_head_request_does_not_wait_for_its_body(self) -> None:
+        plane = self.guarded()
+        client, auth = self.admitted(plane, line=b"HEAD /app HTTP/1.1")
+        auth.respond(401, (b"Content-Length", b"1000000"))
+        assert client.answer(b"HEAD").status == 401
+        for _ in range(3):
+            if not auth.aborted:
+                auth.send_body(bytes(40_000))
+        assert auth.aborted and len(plane.exchanges) == 0
+
+    def test_the_body_behind_a_no_may_be_as_long_as_it_likes(self) -> None:
+        plane = self.guarded(request_body_limit=10)
+        client, auth = self.admitted(
+            plane, b"Transfer-Encoding: chunked", line=b"POST /app HTTP/1.1", body=b"4\r\nfour\r\n"
+        )
+        auth.respond(401, (b"Content-Length", b"4"))
+        auth.send_body(b"wh")
+        client.send(b"14\r\n" + b"x" * 20 + b"\r\n")
+        auth.send_body(b"o?")
+        auth.finish()
+        assert client.answer().body == b"who?"
+
+    def test_trailers_say_nothing_that_the_other_service_decides(self) -> None:
+        plane = self.guarded("X-User")
+        body = b"1\r\na\r\n0\r\nX-User: root\r\nX-Other: o\r\n\r\n"
+        _client, auth = self.admitted(
+            plane, b"Transfer-Encoding: chunked", line=b"POST /app HTTP/1.1", body=body
+        )
+        auth.answer(b"", 200, (b"X-User", b"ada"))
+        assert plane.upstream.accept().trailers == [(b"X-Other", b"o")]
+
     def test_an_endless_yes_is_not_heard_out(self) -> None:
         plane = self.guarded()
         _client, auth = self.admitted(plane)
@@ -504,6 +535,30 @@ class TestEdits(PolicyTests):
         [said] = [row for row in head.split(b"\r\n") if row.startswith(b"X-Request-Id: ")]
         assert b"X-Id: " + said[14:] + b"\r\n" in head
 
+    def test_trailers_are_edited_too(self) -> None:
+        edits = HeaderEdits(FieldEdits(set=(("X-A", "b"),)), FieldEdits(remove=("X-B",)))
+        plane = self.plane(Policy(headers=edits))
+        body = b"1\r\na\r\n0\r\nx-a: c\r\nX-B: d\r\n\r\n"
+        client, service = self.admitted(
+            plane, b"Transfer-Encoding: chunked", line=b"POST /app HTTP/1.1", body=body
+        )
+        assert service.trailers == [(b"X-B", b"d")]
+        service.respond(200, (b"Transfer-Encoding", b"chunked"))
+        service.finish((b"X-A", b"e"), (b"x-b", b"f"))
+        assert client.answer().trailers == [(b"X-A", b"e")]
+
+    def test_the_host_is_the_one_that_was_asked_for(self) -> None:
+        """Whatever the service is told: clients do not learn that."""
+        edits = HeaderEdits(FieldEdits(set=(("Host", "secret"),)), FieldEdits(set=(("X-Host", "$host"),)))
+        plane = self.plane(Policy(headers=edits, error_pages=(("5xx", "$host"),)))
+        client, service = self.admitted(plane)
+        assert b"Host: secret" in service.head
+        service.answer(b"ok")
+        assert client.answer().field(b"X-Host") == [b"x.com"]
+        client = self.ask(plane)
+        plane.upstream.refuse()
+        assert client.answer().body == b"x.com"
+
     def test_what_is_compressed_is_for_the_client_to_say(self) -> None:
         """Although the service is not to hear of it."""
         edits = HeaderEdits(request=FieldEdits(remove=("Accept-Encoding",)))
@@ -573,6 +628,40 @@ class TestPauseAndPages(PolicyTests):
         client, service = self.admitted(plane)
         service.answer(b"mine", 500)
         assert client.answer().body == b"mine"
+
+    def test_a_page_does_not_wait_for_the_error_s_body(self) -> None:
+        plane = self.plane(Policy(error_pages=(("5xx", "ours"),), intercept_errors=True))
+        client, service = self.admitted(plane)
+        service.respond(500, (b"Content-Length", b"1000000"))
+        assert client.answer().body == b"ours"
+        client.send(b"GET /app HTTP/1.1\r\nHost: x.com\r\n\r\n")
+        other = plane.upstream.accept()
+        for _ in range(3):
+            if not service.aborted:
+                service.send_body(bytes(40_000))
+        assert service.aborted
+        other.answer(b"fine")
+        assert client.answer().body == b"fine"
+        assert len(plane.exchanges) == 0
+
+    def test_what_an_intercepted_error_says_of_other_things_stays(self) -> None:
+        plane = self.plane(Policy(error_pages=(("4xx", "ours"),), intercept_errors=True))
+        client, service = self.admitted(plane)
+        fields = (b"WWW-Authenticate", b"Digest x"), (b"Set-Cookie", b"a=b"), (b"Content-Type", b"a/b")
+        service.answer(b"theirs", 401, *fields, (b"Cache-Control", b"max-age=9"))
+        answer = client.answer()
+        assert answer.field(b"WWW-Authenticate") == [b"Digest x"] and answer.field(b"Set-Cookie") == [b"a=b"]
+        assert answer.field(b"Content-Type") == [b"text/html; charset=utf-8"]
+        assert answer.field(b"Cache-Control") == [b"no-store"]
+
+    def test_a_tunnel_s_bytes_count_once(self) -> None:
+        plane = self.plane(Policy(error_pages=(("5xx", "ours"),), intercept_errors=True))
+        client, service = self.admitted(plane, b"Connection: Upgrade", b"Upgrade: websocket")
+        service.switch_protocols()
+        tunnel = service.exchange
+        service.send_body(b"0123456789")
+        client.leaves()
+        assert tunnel.exchange.bytes_out == 10
 
     def test_intercepted(self) -> None:
         plane = self.plane(Policy(error_pages=(("5xx", "ours"), ("599", "odd")), intercept_errors=True))
