@@ -151,12 +151,16 @@ class Exchange:
             self._body_limit = size
 
     def _too_large(self, size: int) -> bool:
-        """Refuse the request if a body of this size is over the limit."""
+        """End it if a body of this size is over the limit: which is the client's doing, and no news."""
         limit = self._body_limit
-        if limit and size > limit and self.state is not _DONE:
-            self._end(ContentTooLarge(f"the body is over {limit} bytes"))
-            return True
-        return False
+        if not limit or size <= limit or self.state is _DONE:
+            return False
+        error = ContentTooLarge(f"the body is over {limit} bytes")
+        if self.state is _RELAYING:
+            self._abort(error)
+        else:
+            self.refuse(error)
+        return True
 
     def _try_next(self, now: float) -> None:
         endpoint = pick(self.upstream, self.request, self._tried, self._exchanges.random, now)

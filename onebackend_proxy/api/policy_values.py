@@ -7,9 +7,10 @@ import re
 from typing import NewType
 
 from .. import headers
-from ..addresses import auth_target
+from ..addresses import auth_target, service_of
 from ..passwords import check_hash
 from ..policies.editing import ERROR_PLACEHOLDERS, check_value
+from ..records import BUILT_IN_SLUGS
 from ..routing import request_host
 from ..units import parse_size
 from .validation import add_rules, each_entry, string
@@ -111,7 +112,9 @@ def _password_hash(value: object) -> str:
 
 def _auth_url(value: object) -> str:
     text = string(value).strip()
-    auth_target(text)
+    target, _path = auth_target(text)
+    if service_of(target) in BUILT_IN_SLUGS:
+        raise ValueError("names a built-in service, which does not decide on access")
     return text
 
 

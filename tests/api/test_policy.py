@@ -479,3 +479,8 @@ def test_fields_that_tell_no_clients_apart(name):
     with pytest.raises(BadRequest, match=r"rateLimit\.by"):
         record(rateLimit={"requests": 1, "by": f"header:{name}"})
     assert record(rateLimit={"requests": 1, "by": "header:Host"}).policy.rate_limit.by == "header:host"
+
+
+def test_built_in_services_do_not_decide_on_access():
+    with pytest.raises(BadRequest, match=r"forwardAuth\.url: names a built-in service"):
+        record(access={"forwardAuth": {"url": "service:user-svc/user-svc/self"}})
