@@ -268,13 +268,20 @@ def test_conditional_and_range_requests_of_a_hit(door):
 
 def test_each_coding_is_made_of_what_is_stored(door):
     text = b"All work and no play makes Jack a dull boy.\n" * 400
-    door.service.reply = lambda _: Reply(text, (HOUR, "Content-Type: text/plain"))
+    door.service.reply = lambda _: Reply(text, (HOUR, "Content-Type: text/plain", 'ETag: "v"'))
     door.policy(cache=True, compress=True)
     for coding in ("gzip", "br", "identity", "zstd", "gzip"):
         answer = door.ask("/x", "-H", f"Accept-Encoding: {coding}")
         assert (answer.body == text) == (coding == "identity")
         assert answer.headers.get("content-encoding", "identity") == coding
     assert door.ask("/x", "--compressed").body == text
+    # The tag is that of what is stored, which each coding is as good as; a part is of what is stored.
+    again = door.ask("/x", "-H", "Accept-Encoding: gzip", "-H", 'If-None-Match: W/"v"')
+    assert (again.status, again.headers["etag"], again.headers["vary"]) == (304, 'W/"v"', "Accept-Encoding")
+    part = door.ask("/x", "-H", "Accept-Encoding: gzip", "-H", "Range: bytes=4-7")
+    assert (part.status, part.body, part.headers["etag"]) == (206, text[4:8], '"v"')
+    assert "content-encoding" not in part.headers
+    assert len(door.service.requests) == 1
 
 
 def test_vary(caching):

@@ -119,6 +119,16 @@ def test_anything_else_is_what_the_client_gets(door, no):
     assert door.service.requests == []
 
 
+def test_a_large_body_of_somebody_who_is_not_admitted(door, tmp_path):
+    """He gets the answer, and the next one on the connection gets his."""
+    (tmp_path / "body").write_bytes(bytes(5_000_000))
+    with asked(door, lambda _: Reply(b"not you", (), "403 Forbidden")):
+        for options in ([], ["-H", "Expect:"], ["-H", "Expect: 100-continue"]):
+            answer = door.ask("/up", "--data-binary", f"@{tmp_path / 'body'}", *options)
+            assert (options, answer.status, answer.body) == (options, 403, b"not you")
+    assert door.service.requests == []
+
+
 def test_a_service_that_is_down_admits_nobody(door):
     door.policy(access={"forwardAuth": {"url": f"http://127.0.0.1:{free_port()}/check"}})
     answer = door.ask("/x", "-H", "X-User: root")
