@@ -23,11 +23,12 @@ from onebackend_proxy.records import (
 
 @attrs.frozen
 class Said:
-    """What a service answers with a length; ``status`` 0 closes the connection without a word."""
+    """What a service answers with a length, or chunked in `pieces`; status 0 closes without a word."""
 
     body: bytes = b"hello"
     status: int = 200
     fields: tuple[tuple[bytes, bytes], ...] = ((b"Content-Type", b"text/plain"),)
+    pieces: int = 0
 
 
 HELLO = Said()
@@ -228,6 +229,16 @@ CASES: dict[str, tuple[Policy, list[Step]]] = {
                 said=(Said(b"", 304, ((b"ETag", b'"1"'),)),),
                 fields=(*GZIP, (b"If-None-Match", b'W/"1"')),
             ),
+        ],
+    ),
+    "answers in pieces": (
+        Policy(compress=True, cache=True, error_pages=PAGES, intercept_errors=True),
+        [
+            Step(200, TEXT, said=(Said(TEXT, pieces=7),), wanted={b"content-length": None}),
+            Step(200, said=(Said(TEXT, pieces=7),), fields=GZIP, wanted={b"content-encoding": b"gzip"}),
+            Step(404, b"<p>no", said=(Said(TEXT, 404, pieces=3),), wanted={b"content-length": b"5"}),
+            Step(200, TEXT, said=(attrs.evolve(KEPT, body=TEXT, pieces=5),), target=b"/svc/kept"),
+            Step(200, TEXT, said=(), target=b"/svc/kept", wanted={b"age": b"0"}),
         ],
     ),
     "the cache": (

@@ -84,10 +84,16 @@ class Player:
         return came, [self._seen(one) for one in reached]
 
     def _answer(self, service: ScriptedConnection, said: Said) -> None:
-        if said.status:
-            service.answer(said.body, said.status, *said.fields)
-        else:
+        if not said.status:
             service.lose()
+        elif said.pieces:
+            service.respond(said.status, *said.fields, (b"Transfer-Encoding", b"chunked"))
+            size = -(-len(said.body) // said.pieces)
+            for start in range(0, len(said.body), size):
+                service.send_body(said.body[start : start + size])
+            service.finish()
+        else:
+            service.answer(said.body, said.status, *said.fields)
 
     def _seen(self, service: ScriptedConnection) -> tuple[bytes, Headers, bytes]:
         lines = [line.partition(b": ") for line in service.head.split(b"\r\n")[1:-2]]
