@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from onebackend_proxy.balancing import EndpointState
 from onebackend_proxy.downstream.entries import Caller
 from onebackend_proxy.downstream.logformat import json_line
-from onebackend_proxy.exchange import Exchange
 from onebackend_proxy.metrics import RequestCounts
 
 
@@ -26,8 +26,13 @@ class Entry:
     status: int
     bytes_in: int
     bytes_out: int
-    exchange: Exchange | None
     reason: str
+    route: str = ""
+    endpoint: EndpointState | None = None
+    asked: float = 0.0
+    answered: float = 0.0
+    cache: str = ""
+    user: str = ""
 
     def __getattr__(self, name: str) -> Any:
         # Who asks is told apart from what is asked.
@@ -42,15 +47,9 @@ class Entry:
         return dict(json.loads(json_line(*told)))
 
     @property
-    def route(self) -> str:
-        """Where it went."""
-        return "" if self.exchange is None else self.exchange.upstream.name
-
-    @property
     def upstream(self) -> str:
         """What answered it."""
-        exchange = self.exchange
-        return "" if exchange is None or exchange.endpoint is None else exchange.endpoint.address.authority
+        return "" if self.endpoint is None else self.endpoint.address.authority
 
 
 class Entries(list[Entry]):

@@ -328,7 +328,7 @@ class ProxyChannel(Lingering, HTTPChannel):
         count(self.site.counts, None, status, now, now)
         if self.site.on_request_end is not None:
             caller = Caller(self.peer(()).ip, b"", b"-", b"-", tls_version(self.transport), b"", b"")
-            self.site.on_request_end(caller, now, now, b"", b"", status, 0, 0, None, reason)
+            self.site.on_request_end(caller, now, now, b"", b"", status, 0, 0, reason)
 
     def take_trailers(self) -> Headers:
         """The trailer fields of the request that just became complete."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from ..balancing import EndpointState
 from ..errors import ProxyError
 from ..exchange import Exchange
 from ..headers import Network, Peer, forwarded_client, origin_form
@@ -45,7 +46,7 @@ class Tell(Protocol):
     """What a site calls when a request was answered or given up; times in seconds since the epoch.
 
     Not one object, but many arguments: it is called for each request. `target` is as the client sent it, the
-    bytes are of bodies, both ways. Without an `exchange` the proxy has answered by itself.
+    bytes are of bodies, both ways. From `route` on it is what an exchange has found out.
     """
 
     def __call__(
@@ -58,11 +59,39 @@ class Tell(Protocol):
         status: int,
         bytes_in: int,
         bytes_out: int,
-        exchange: Exchange | None,
         reason: str,
+        route: str = "",
+        endpoint: EndpointState | None = None,
+        asked: float = 0.0,
+        answered: float = 0.0,
+        cache: str = "",
+        user: str = "",
         /,
     ) -> None:
         """A request has ended."""
+
+
+def tell_exchange(
+    tell: Tell, caller: Caller, now: float, target: bytes, status: int, bytes_out: int, exchange: Exchange
+) -> None:
+    """Tell of a request that became an exchange."""
+    tell(
+        caller,
+        now,
+        exchange.started,
+        exchange.request.request_id,
+        target,
+        status,
+        exchange.bytes_in,
+        bytes_out,
+        exchange.reason,
+        exchange.upstream.name,
+        exchange.endpoint,
+        exchange.asked,
+        exchange.answered,
+        exchange.cache,
+        exchange.user,
+    )
 
 
 def peer_host(request: ProxyRequest) -> str:
@@ -122,15 +151,10 @@ def tell_of(tell: Tell, request: ProxyRequest, now: float, client_of: ClientOf =
         first(b"User-Agent", (b"",))[0],
         first(b"Referer", (b"",))[0],
     )
-    tell(
-        caller,
-        now,
-        request.began if exchange is None else exchange.started,
-        request.request_id if exchange is None else exchange.request.request_id,
-        request.target,
-        request.code if request.startedWriting else NO_ANSWER,
-        request.buffered if exchange is None else exchange.bytes_in,
-        request.sentLength,
-        exchange,
-        request.reason or (exchange.reason if exchange is not None else ""),
-    )
+    status = request.code if request.startedWriting else NO_ANSWER
+    target, sent = request.target, request.sentLength
+    if exchange is None:
+        began, taken = request.began, request.buffered
+        tell(caller, now, began, request.request_id, target, status, taken, sent, request.reason)
+    else:
+        tell_exchange(tell, caller, now, target, status, sent, exchange)

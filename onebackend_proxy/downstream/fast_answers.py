@@ -10,7 +10,7 @@ from ..http1 import MAX_REMEMBERED, chunk, interim_bytes, last_chunk, response_b
 from ..messages import NO_BODY, Answer, Headers, RequestHead, ResponseHead, own_answer, refusal
 from ..tunnel import Tunnel
 from .counting import count
-from .entries import NO_ANSWER, Caller, Tell, caller_of
+from .entries import NO_ANSWER, Caller, Tell, caller_of, tell_exchange
 from .lingering import Lingering
 
 if TYPE_CHECKING:
@@ -208,18 +208,8 @@ class FastAnswers(Lingering):
             if exchange is None:
                 self._tell_answered(tell, caller, head, now)
             else:
-                tell(
-                    caller,
-                    now,
-                    exchange.started,
-                    exchange.request.request_id,
-                    head.target,
-                    status or NO_ANSWER,
-                    exchange.bytes_in,
-                    exchange.bytes_out or sent,
-                    exchange,
-                    exchange.reason,
-                )
+                sent = exchange.bytes_out or sent
+                tell_exchange(tell, caller, now, head.target, status or NO_ANSWER, sent, exchange)
         self._status = self._sent = 0
         if exchange is None:
             self._outgoing = None
@@ -230,7 +220,7 @@ class FastAnswers(Lingering):
         """Tell the log of what was answered without an exchange."""
         id = self._outgoing.request_id if self._outgoing is not None else b""
         began = self._began or now
-        tell(caller, now, began, id, head.target, self._status, self._taken, self._sent, None, self._reason)
+        tell(caller, now, began, id, head.target, self._status, self._taken, self._sent, self._reason)
 
     def _new_caller(self, head: RequestHead, exchange: Exchange | None) -> Caller:
         request = self._outgoing if exchange is None else exchange.request

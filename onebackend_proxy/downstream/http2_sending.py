@@ -12,7 +12,7 @@ from hyperframe.frame import GoAwayFrame
 from ..exchange import Exchange
 from ..headers import Peer
 from .counting import count
-from .entries import NO_ANSWER, RESET, caller_of
+from .entries import NO_ANSWER, RESET, caller_of, tell_exchange
 from .http2_frames import ANSWER_EARNS, Patience
 from .http2_stream import Http2Stream
 from .lingering import Lingering
@@ -94,12 +94,11 @@ class Http2Sending(Lingering):
             trusted = self._proxied.desk.trusted
             caller = caller_of(head, self._peer, self.transport, trusted, stream.client)
             status = stream.status or (RESET if exchange is None else NO_ANSWER)
-            began, taken, reason = now, 0, stream.reason
-            if exchange is not None:
-                began, taken, reason = exchange.started, exchange.bytes_in, exchange.reason
-            self.site.on_request_end(
-                caller, now, began, stream.id, head.target, status, taken, sent, exchange, reason
-            )
+            tell = self.site.on_request_end
+            if exchange is None:
+                tell(caller, now, now, stream.id, head.target, status, 0, sent, stream.reason)
+            else:
+                tell_exchange(tell, caller, now, head.target, status, sent, exchange)
 
     # Turns.
 

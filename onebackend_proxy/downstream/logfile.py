@@ -12,8 +12,8 @@ from threading import Lock, Thread
 
 from ..errors import SettingError
 
-MAX_WAITING = 4 * 1024 * 1024
-"""Bytes that wait for the file; what comes beyond is dropped."""
+MAX_WAITING = 16 * 1024 * 1024
+"""Bytes that wait for the file; what comes beyond is dropped. The longest lines of one flush have room."""
 LAST_SECONDS = 2.0
 """How long the end waits for what was handed over before."""
 # What is written to a pipe in one piece of this size is not mixed with what others write (POSIX, write()).

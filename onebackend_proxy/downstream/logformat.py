@@ -11,7 +11,6 @@ from json.encoder import encode_basestring_ascii
 import attrs
 
 from ..balancing import EndpointState
-from ..exchange import Exchange
 from ..messages import without_secrets
 from .entries import Caller
 
@@ -87,7 +86,6 @@ def _words_json(cache: str, user: str, reason: str) -> bytes:
     return b'"cache": %b, "user": %b, "reason": %b' % tuple(map(_quoted_text, (cache, user, reason)))
 
 
-_NOWHERE = _place_json("", None)
 _NO_WORDS = _words_json("", "", "")
 _CALLER = b'"client": %b, "host": %b, "method": %b, "protocol": %b, "tls": %b, "userAgent": %b, "referer": %b'
 # An id needs no quotes: it is made here, or was checked by the rules for fields.
@@ -106,37 +104,33 @@ def json_line(
     status: int,
     bytes_in: int,
     bytes_out: int,
-    exchange: Exchange | None,
     reason: str,
+    route: str = "",
+    endpoint: EndpointState | None = None,
+    asked: float = 0.0,
+    answered: float = 0.0,
+    cache: str = "",
+    user: str = "",
 ) -> bytes:
     """One JSON object, and the end of the line: see `entries.Tell`, and docs/logging.rst."""
     took = int((now - began) * 10_000 + 0.5)
-    place = _NOWHERE
     upstream = b"null"
-    words = _NO_WORDS
-    if exchange is not None:
-        place = _place_json(exchange.upstream.name, exchange.endpoint)
-        answered = exchange.answered
-        if answered:
-            waited = int((answered - exchange.asked) * 10_000 + 0.5)
-            upstream = _TENTHS[waited] if 0 <= waited < _SHORT else _tenths(waited)
-        if reason or exchange.cache or exchange.user:
-            words = _words_json(exchange.cache, exchange.user, reason)
-    elif reason:
-        words = _words_json("", "", reason)
+    if answered:
+        waited = int((answered - asked) * 10_000 + 0.5)
+        upstream = _TENTHS[waited] if 0 <= waited < _SHORT else _tenths(waited)
     # Thousands of them in a second: what would be a function is here, and what may be remembered is.
     return _JSON % (
         _time(int(now * 1000)),
         id,
         caller.written or _caller_json(caller),
         _short_target(target) if len(target) < _REMEMBERED else _quoted_target(target),
-        place,
+        _place_json(route, endpoint),
         status,
         bytes_in,
         bytes_out,
         _TENTHS[took] if 0 <= took < _SHORT else _tenths(took),
         upstream,
-        words,
+        _words_json(cache, user, reason) if reason or cache or user else _NO_WORDS,
     )
 
 
@@ -146,7 +140,7 @@ def _bare(text: bytes) -> bytes:
 
 
 def _user_combined(user: str) -> bytes:
-    return _bare(user.encode("utf-8")).replace(b" ", b"\\x20") or b"-"
+    return _bare(user.encode("utf-8", "replace")).replace(b" ", b"\\x20") or b"-"
 
 
 @functools.lru_cache(2)
@@ -163,13 +157,18 @@ def combined_line(
     status: int,
     bytes_in: int,
     bytes_out: int,
-    exchange: Exchange | None,
     reason: str,
+    route: str = "",
+    endpoint: EndpointState | None = None,
+    asked: float = 0.0,
+    answered: float = 0.0,
+    cache: str = "",
+    user: str = "",
 ) -> bytes:
     """A line of Apache's and nginx's combined format, and its end: see `entries.Tell`."""
     return b'%b - %b [%b] "%b %b %b" %03d %d "%b" "%b"\n' % (
         _bare(caller.client) or b"-",
-        _user_combined(exchange.user) if exchange is not None else b"-",
+        _user_combined(user),
         _time_combined(int(now)),
         _bare(caller.method),
         _bare(without_secrets(target[:MAX_TEXT])),

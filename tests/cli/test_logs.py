@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onebackend_proxy.cli.log_lines import Columns, fields_of, row_of
 from onebackend_proxy.downstream.logformat import FORMATS
 
-from ..downstream.test_logformat import NOW, TOLD, caller, exchange
+from ..downstream.test_logformat import ALONE, NOW, TOLD, caller
 from ..properties import PROPERTY
 
 JSON, COMBINED = FORMATS["json"], FORMATS["combined"]
@@ -27,9 +27,9 @@ def line(format=JSON, **changes):
 
 LINES = [
     line(),
-    line(target=b"/404", status=404, exchange=None, reason="no route for this host and path"),
-    line(target=b"/502", status=502, exchange=exchange(answered=0.0), reason="refused \x1b[31m"),
-    line(target=b"/503", status=503, exchange=None),
+    line(target=b"/404", status=404, **ALONE, reason="no route for this host and path"),
+    line(target=b"/502", status=502, answered=0.0, reason="refused \x1b[31m"),
+    line(target=b"/503", status=503, **ALONE),
 ]
 
 
@@ -79,9 +79,7 @@ def test_lines_as_they_are(oo, log):
 
 
 def test_the_combined_format(oo, log):
-    log.write_bytes(
-        line(COMBINED) + line(COMBINED, status=404, exchange=exchange(user='a"b c'), target=b'/"') + b"junk\n"
-    )
+    log.write_bytes(line(COMBINED) + line(COMBINED, status=404, user='a"b c', target=b'/"') + b"junk\n")
     rows = oo.ok("logs", str(log)).splitlines()
     assert rows[1].split() == ["2023-11-14", "22:13:20", "200", "-", "1.2.3.4", "GET", "/a?b", "-", "-"]
     assert rows[2].split() == ["2023-11-14", "22:13:20", "404", "-", "1.2.3.4", "GET", '/"', "-", "-"]

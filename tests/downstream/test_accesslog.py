@@ -8,10 +8,12 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 
-from onebackend_proxy.downstream.accesslog import FLUSH_BYTES, FLUSH_SECONDS, AccessLog, show_where
+from onebackend_proxy.downstream.accesslog import FLUSH_LINES, FLUSH_SECONDS, AccessLog, show_where
+from onebackend_proxy.downstream.logfile import MAX_WAITING
+from onebackend_proxy.downstream.logformat import MAX_TEXT
 
 from .test_logfile import until
-from .test_logformat import NOW, TOLD
+from .test_logformat import NOW, TOLD, caller
 
 
 class Reactor(Clock):
@@ -66,16 +68,25 @@ def test_lines_are_written_once_a_second(opened):
     assert not opened.clock.getDelayedCalls()
 
 
-@pytest.mark.parametrize("size", [1, 2000])
-def test_many_lines_do_not_wait(opened, size):
-    written = 0
-    while not written:
-        opened.write(target=b"/" + b"x" * size)
-        written = opened.handed_over
-    assert FLUSH_BYTES <= written < FLUSH_BYTES + 3000
+def test_many_lines_do_not_wait(opened):
+    for _ in range(FLUSH_LINES - 1):
+        opened.write()
+    assert opened.handed_over == 0
+    opened.write()
+    assert opened.handed_over
+    assert len(opened.lines()) == FLUSH_LINES
     assert len(opened.clock.getDelayedCalls()) == 1
     opened.clock.advance(FLUSH_SECONDS)
-    assert opened.handed_over == written and opened.log.dropped == 0
+    assert len(opened.lines()) == FLUSH_LINES
+
+
+def test_lines_that_are_very_long_do_not_drop_each_other(opened):
+    for number in range(FLUSH_LINES):
+        evil = b"\xff" * 2 * MAX_TEXT
+        told = dict.fromkeys(("host", "user_agent", "referer"), evil)
+        opened.write(target=b"/%d" % number + evil, caller=caller(**told))
+    assert MAX_WAITING > opened.handed_over > MAX_WAITING // 2
+    assert len(opened.lines()) == FLUSH_LINES and opened.log.dropped == 0
 
 
 def test_the_combined_format(tmp_path):
