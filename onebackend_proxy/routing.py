@@ -178,7 +178,8 @@ def stripped_target(prefix: bytes, target: bytes) -> bytes:
 
 _NOT_PLAIN = re.compile(rb"//|[%.\\]")
 _LENIENT = re.compile(rb"[^?]*?(?:[A-Z%;\\]|\.(?:[/?]|\Z))")
-_SEGMENT_END = re.compile(rb"[.\s]+(?=/|\Z)")
+# From the beginning of a run only: else a long one costs time in its square.
+_SEGMENT_END = re.compile(rb"(?<![.\s])[.\s]+(?=/|\Z)")
 _CUT = re.compile(rb"[\0?#]")
 
 

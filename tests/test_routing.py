@@ -648,3 +648,13 @@ def test_what_lenient_backends_see(target):
 
 def test_a_plain_path_is_read_in_one_way():
     assert lenient_paths(b"/admin/x?A=%2F") == ("/admin/x",)
+
+
+@pytest.mark.parametrize(
+    "piece", [b".", b"%20", b"%2E", b";", b"/.", b"%5c", b"//", b"%25", b"a.", b"%2f..", b"#", b"%3f"]
+)
+def test_no_target_takes_long_to_read_in_all_ways(piece):
+    target = (b"/A" + piece * 16000)[:16000] + b"a"
+    began = time.perf_counter()
+    lenient_paths(target)
+    assert time.perf_counter() - began < 0.1

@@ -94,7 +94,7 @@ class Outlet(Filter):
     def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
         """See `interfaces.Downstream`; a tunnel counts what goes through it."""
         self._counts = False
-        self.to.switch(head, tunnel)
+        self.to.switch(shaped(head, self._exchange), tunnel)
 
     @property
     def _method(self) -> bytes:

@@ -59,9 +59,7 @@ class ShapedExchange(PolicyExchange):
 
     def head_received(self, head: ResponseHead) -> None:
         """See `Exchange`."""
-        if head.status != 101:
-            head = shaped(head, self, self.lines)
-        Exchange.head_received(self, head)
+        Exchange.head_received(self, shaped(head, self, self.lines))
 
     def refuse(self, error: ProxyError) -> None:
         """See `Exchange`."""

@@ -156,6 +156,7 @@ class ShutPaths:
 
     def __init__(self, routes: Mapping[str, Route], fallback: Mapping[str, Route]) -> None:
         self._levels = [_by_reading(routes), _by_reading(fallback)]
+        self._cut = max(len(reading) for level in self._levels for reading in (*level, "")) + 1
         self.always = any(
             is_guarded(route) and lenient_paths(prefix.encode("ascii")) != (prefix,)
             for level in (routes, fallback)
@@ -169,6 +170,10 @@ class ShutPaths:
         return all(self._agrees(found, path) for path in lenient_paths(target))
 
     def _agrees(self, found: Redirect | Route, path: str) -> bool:
+        if len(path) > self._cut:
+            # No prefix is that long; each level of it would be looked up.
+            path = path[: self._cut]
+            path = path[: path.rfind("/") + 1]
         for level in self._levels:
             routes = _longest(level, path)
             if routes:

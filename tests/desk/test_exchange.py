@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.limits import Limits
+from onebackend_proxy.messages import NO_BODY, ResponseHead
 from onebackend_proxy.passwords import hash_password
 from onebackend_proxy.records import (
     Access,
@@ -160,6 +162,13 @@ class TestAddresses(PolicyTests):
             plane = self.plane(self.policy, everything)
             answer = self.refused(plane, line=b"GET %b HTTP/1.1" % path, peer="198.51.100.1")
             assert answer.status == status, path
+
+    def test_a_deep_path_takes_no_longer(self) -> None:
+        plane = self.plane(self.policy, Route("x.com", "http://10.0.0.2"))
+        began = time.perf_counter()
+        for _ in range(10):
+            self.ask(plane, line=b"GET /A%b HTTP/1.1" % (b"/a" * 8000), peer="198.51.100.1")
+        assert time.perf_counter() - began < 0.5
 
     def test_what_leads_elsewhere_goes_there(self) -> None:
         everything = Route("x.com", "http://10.0.0.2")
@@ -577,6 +586,17 @@ class TestEdits(PolicyTests):
         assert answer.field(b"X-Frame-Options") == [b"DENY"] and answer.field(b"Server") == []
         answer = self.refused(plane, b"Content-Length: 5", line=b"POST /app HTTP/1.1")
         assert (answer.status, answer.field(b"X-Frame-Options")) == (413, [b"DENY"])
+
+    def test_on_the_answer_that_begins_a_tunnel(self) -> None:
+        edits = HeaderEdits(response=FieldEdits(set=(("X-A", "$host"),), remove=("X-B",)))
+        for more in ({}, {"compress": True}):
+            plane = self.plane(Policy(headers=edits, **more))
+            client, service = self.admitted(plane, b"Connection: Upgrade", b"Upgrade: websocket")
+            service.exchange.head_received(
+                ResponseHead(101, b"Switching", [(b"X-B", b"c")], NO_BODY, upgrade=b"websocket")
+            )
+            head = client.wire.take()
+            assert b"X-A: x.com\r\n" in head and b"X-B" not in head and b"Upgrade: websocket\r\n" in head
 
     def test_the_prefix_goes(self) -> None:
         for target, wanted in (
