@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
+from typing import Any
 
 import attrs
 
@@ -238,9 +239,30 @@ class SortedFields:
     forwarded_more: Headers
 
 
+class KeptFields(list[tuple[bytes, bytes]]):
+    """The fields of a request that cross: the same object for each request of a connection that has the same.
+
+    `lines` are they as they go out, with which the lines of the request begin. In `made` somebody may
+    remember what came of them: who, and what.
+    """
+
+    __slots__ = ("lines", "made")
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(fields)
+        self.made: Any = None
+        self.lines = b""
+
+
+OUR_FIELDS = frozenset(
+    (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip", b"x-request-id", b"via")
+)
+"""What stands in the lines of a request behind the client's own fields; names in lower case."""
+
+
 def sort_fields(headers: Headers) -> SortedFields:
     """One pass over the fields of a request. What it finds wrong is told when a request is made of it."""
-    kept: Headers = []
+    kept = KeptFields()
     more: Headers = []
     hosts: list[bytes] = []
     framing: list[tuple[int, bytes]] = []
@@ -263,18 +285,19 @@ def sort_fields(headers: Headers) -> SortedFields:
                 kept.append(field)
     if not said:
         # Most often the client says nothing to a proxy.
-        lines = field_lines(kept)
+        kept.lines = lines = field_lines(kept)
         return SortedFields(
             len(headers), kept, lines, hosts, framing, False, False, b"", b"", 0, _NOTHING_SAID, more
         )
     connection = _tokens(said.get(_CONNECTION, b""))
-    kept = _without_named(kept, connection)
+    kept = KeptFields(_without_named(kept, connection))
     if _TE in said and b"trailers" in _tokens(said[_TE]):
         kept += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+    kept.lines = field_lines(kept)
     return SortedFields(
         len(headers),
         kept,
-        field_lines(kept),
+        kept.lines,
         hosts,
         framing,
         b"close" in connection,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import attrs
 
 from ..balancing import Upstream
 from ..errors import ProxyError, Unavailable
 from ..exchange import Exchange, Exchanges
-from ..headers import OutgoingRequest
+from ..headers import OUR_FIELDS, KeptFields, OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import Headers, ResponseHead
 from ..password_work import PasswordWork
-from ..policies.access import AddressRules
+from ..policies.access import AddressRules, without_authorization
 from ..policies.editing import NO_VALUES, Edits, ErrorPages, Values
 from ..policies.rate import RateLimiter, RateTable, rate_fields
 from ..records import NO_POLICY, Access, Pause, Route
@@ -23,7 +23,7 @@ from ..routing import RouteTable, stripped_target
 from ..targets import RouteUpstreams, is_built_in
 from .basic import BasicAuth
 from .caching import RouteCache
-from .exchange import GuardedExchange, hide_credentials
+from .exchange import GuardedExchange
 from .forward import ForwardedAuth
 from .outlet import with_edits
 from .shaped import PolicyExchange, ShapedExchange
@@ -65,12 +65,15 @@ class Guard:
     _lean: bool = attrs.field(init=False, repr=False)
     _shapes: bool = attrs.field(init=False, repr=False)
     _changes_request: bool = attrs.field(init=False, repr=False)
+    _remembers: bool = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         waits = self.paused or self.forward or self.compress or self.cache or self.intercepts
         self._lean = not waits
         self._shapes = bool(self.limiter or self.request_edits or self.response_edits or self.pages)
-        self._changes_request = bool(self.prefix or self.request_edits)
+        edits = self.request_edits
+        self._changes_request = bool(self.prefix or edits or self.basic)
+        self._remembers = edits is None or not edits.touches(OUR_FIELDS)
         self.nowhere = Upstream(self.route.id, ())
         self.prefix_line = b"X-Forwarded-Prefix: %b\r\n" % self.prefix
         realm = self.route.id.encode("ascii", "replace")
@@ -93,9 +96,14 @@ class Guard:
         """
         if self.addresses is not None and not self.addresses.admits(request.client_ip):
             return None
-        user = self.basic.known(request.headers) if self.basic is not None else ""
-        if user is None:
-            return None
+        user: str | None = ""
+        if self.basic is not None:
+            # On this connection it has come in before, with the same fields.
+            made: Any = getattr(request.headers, "made", None)
+            again = made is not None and made[0] is self
+            user = made[1] if again else self.basic.known(request.headers)
+            if user is None:
+                return None
         try:
             upstream = self.upstream()
         except ProxyError:
@@ -116,26 +124,62 @@ class Guard:
             exchange.limit_body(self.body_limit)
         if user:
             exchange.user = user
-            hide_credentials(request)
         if self._changes_request:
-            self.edit(exchange)
+            self._edit_again(exchange)
         return exchange
+
+    def _edit_again(self, exchange: Exchange) -> None:
+        """As `edit`, and without credentials: what is the same as with the request before is remembered."""
+        request = exchange.request
+        kept = request.headers
+        if self._remembers and type(kept) is KeptFields:
+            made = kept.made
+            if made is None or made[0] is not self:
+                made = kept.made = (self, exchange.user, *self._left(kept, kept.lines))
+            # Behind the client's fields stand ours, which are new each time.
+            request.lines = made[3] + request.lines[len(kept.lines) :]
+            request.headers = made[2]
+        else:
+            request.headers, request.lines = self._left(kept, request.lines)
+        self._edit_own(exchange)
+
+    def _left(self, headers: Headers, lines: bytes) -> tuple[Headers, bytes]:
+        """What becomes of a request's fields, and of its lines, as far as that is the same each time."""
+        if self.basic is not None:
+            headers, lines = without_authorization(headers, lines)
+        return self._edited_fields(headers, lines)
+
+    def _edited_fields(self, headers: Headers, lines: bytes) -> tuple[Headers, bytes]:
+        edits = self.request_edits
+        if edits is None:
+            return headers, lines
+        return edits.applied(headers, lines, NO_VALUES) if edits.constant else edits.left(headers, lines)
 
     def edit(self, exchange: Exchange) -> None:
         """Make of the exchange's request, in place, what the service is to get."""
+        request = exchange.request
+        request.headers, request.lines = self._edited_fields(request.headers, request.lines)
+        self._edit_own(exchange)
+
+    def _edit_own(self, exchange: Exchange) -> None:
+        """What is another thing with each request."""
         request = exchange.request
         if self.prefix and request.target != b"*":
             request.target = stripped_target(self.prefix, request.target)
             request.lines += self.prefix_line
         edits = self.request_edits
-        if edits is not None:
-            values = Values(request, exchange.user)
-            host = edits.host.filled(values) if edits.host is not None else ""
-            request.headers, request.lines = edits.applied(request.headers, request.lines, values)
-            if host:
-                if isinstance(exchange, PolicyExchange):
-                    exchange.asked_host = request.host
-                request.host = host.encode("ascii", "replace")
+        if edits is None or (edits.constant and edits.host is None):
+            return
+        values = Values(request, exchange.user)
+        if not edits.constant:
+            headers, lines = edits.added(values)
+            request.headers = request.headers + headers
+            request.lines += lines
+        host = edits.host.filled(values) if edits.host is not None else b""
+        if host:
+            if isinstance(exchange, PolicyExchange):
+                exchange.asked_host = request.host
+            request.host = host
 
     def edited(self, head: ResponseHead) -> ResponseHead:
         """An answer's head with the edits that are the same for all; a head that comes again is known."""

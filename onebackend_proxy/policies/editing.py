@@ -10,7 +10,6 @@ import functools
 import html
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..headers import OutgoingRequest
 from ..messages import Headers, field_lines
@@ -41,25 +40,26 @@ class Template:
         check_value(text, known)
         # Text and names in turns.
         parts = _PLACEHOLDER.split(text)
-        self._parts: list[tuple[str, str]] = []
+        self._parts: list[tuple[bytes, str]] = []
         for literal, name in zip(parts[::2], [*parts[1::2], ""], strict=True):
-            self._parts.append((literal + "$", "") if name == "$" else (literal, name))
+            part = (literal + "$", "") if name == "$" else (literal, name)
+            self._parts.append((part[0].encode(), part[1]))
         names = [name for _, name in self._parts if name]
-        self.constant = None if names else "".join(literal for literal, _ in self._parts)
+        self.constant = None if names else b"".join(literal for literal, _ in self._parts)
         # Most are nothing but one placeholder.
         self._single = names[0] if text == f"${''.join(names)}" else ""
 
-    def filled(self, values: Values | _Escaped) -> str:
+    def filled(self, values: Values | _Escaped) -> bytes:
         """The text with what its placeholders stand for."""
         if self.constant is not None:
             return self.constant
         if self._single:
             return values[self._single]
-        return "".join([literal + values[name] if name else literal for literal, name in self._parts])
+        return b"".join([literal + values[name] if name else literal for literal, name in self._parts])
 
 
 class Values:
-    """What placeholders stand for in one request, found when it is asked for."""
+    """What placeholders stand for in one request, found when it is asked for; bytes that a field may hold."""
 
     __slots__ = ("_host", "_more", "_request", "_user")
 
@@ -70,20 +70,20 @@ class Values:
         self._host = host or request.host
         self._more = more
 
-    def __getitem__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> bytes:
         request = self._request
         if name == "request_id":
-            return request.request_id.decode("latin-1")
+            return request.request_id
         if name == "remote_addr":
-            return request.client_ip.decode("latin-1")
-        if name == "remote_user":
-            return self._user
+            return request.client_ip
         if name == "scheme":
-            return request.scheme.decode("ascii")
+            return request.scheme
+        if name == "remote_user":
+            return _field_value(self._user)
         if name == "host":
-            host, colon, port = self._host.decode("latin-1").lower().rpartition(":")
+            host, colon, port = self._host.lower().rpartition(b":")
             return host if colon and port.isdigit() else host + colon + port
-        return self._more[name]
+        return self._more[name].encode()
 
 
 class _NoValues(Values):
@@ -104,8 +104,8 @@ class _Escaped:
     def __init__(self, values: Values) -> None:
         self._values = values
 
-    def __getitem__(self, name: str) -> str:
-        return html.escape(self._values[name])
+    def __getitem__(self, name: str) -> bytes:
+        return html.escape(self._values[name].decode("utf-8", "replace")).encode()
 
 
 class Edits:
@@ -118,18 +118,14 @@ class Edits:
         for name, value in fields:
             if name.lower() == b"host":
                 self.host = value
-        self._set = [
-            (name, value, None if value.constant is None else _field_value(value.constant))
-            for name, value in fields
-            if name.lower() != b"host"
-        ]
+        self._set = [field for field in fields if field[0].lower() != b"host"]
         self._gone = frozenset(
-            name.lower() for name in (*(name for name, *_ in self._set), *(n.encode() for n in edits.remove))
+            name.lower() for name in (*(name for name, _ in self._set), *(n.encode() for n in edits.remove))
         )
         self._marks = _marks_of(self._gone)
         self._constant: tuple[Headers, bytes] | None = None
-        if all(constant is not None for _, _, constant in self._set):
-            headers = self._added(None)
+        if all(value.constant is not None for _, value in self._set):
+            headers = self._added(NO_VALUES)
             self._constant = headers, field_lines(headers)
 
     def __bool__(self) -> bool:
@@ -144,26 +140,33 @@ class Edits:
         """The fields that stay, of a trailer section: there they cannot be set."""
         return [field for field in headers if field[0].lower() not in self._gone]
 
-    def _added(self, values: Any) -> Headers:
-        filled = [
-            (name, constant if constant is not None else _field_value(value.filled(values)))
-            for name, value, constant in self._set
-        ]
+    def _added(self, values: Values) -> Headers:
+        filled = [(name, value.filled(values)) for name, value in self._set]
         # An empty value sets none.
         return [field for field in filled if field[1]]
 
+    def touches(self, names: frozenset[bytes]) -> bool:
+        """Whether any field of these names (in lower case) goes, or is set."""
+        return not self._gone.isdisjoint(names)
+
+    def left(self, headers: Headers, lines: bytes) -> tuple[Headers, bytes]:
+        """Fields, and the lines as they go out (of which there may be more), without those that go."""
+        left = _without_marked(lines, self._marks)
+        # Most often nobody has sent what is to go.
+        return (headers, lines) if left is lines else (self.without(headers), left)
+
+    def added(self, values: Values) -> tuple[Headers, bytes]:
+        """The fields that come, and the same as they go out."""
+        if self._constant is not None:
+            return self._constant
+        added = self._added(values)
+        return added, field_lines(added)
+
     def applied(self, headers: Headers, lines: bytes, values: Values) -> tuple[Headers, bytes]:
         """Fields, and the lines as they go out (of which there may be more), as they are afterwards."""
-        if self._constant is not None:
-            added, added_lines = self._constant
-        else:
-            added = self._added(values)
-            added_lines = field_lines(added)
-        left = _without_marked(lines, self._marks)
-        if left is lines:
-            # Most often nobody has sent what is to go.
-            return headers + added, lines + added_lines
-        return self.without(headers) + added, left + added_lines
+        headers, lines = self.left(headers, lines)
+        added, added_lines = self.added(values)
+        return headers + added, lines + added_lines
 
 
 @functools.lru_cache(256)
@@ -211,4 +214,4 @@ class ErrorPages:
     def page(self, status: int, values: Values) -> bytes | None:
         """The page for this status, if there is one; what clients send stands in it escaped."""
         template = self._pages.get(str(status)) or self._pages.get(f"{status // 100}xx")
-        return None if template is None else template.filled(_Escaped(values)).encode()
+        return None if template is None else template.filled(_Escaped(values))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from onebackend_proxy.limits import Limits
@@ -589,8 +589,8 @@ class TestEdits(PolicyTests):
 
     def test_on_the_answer_that_begins_a_tunnel(self) -> None:
         edits = HeaderEdits(response=FieldEdits(set=(("X-A", "$host"),), remove=("X-B",)))
-        for more in ({}, {"compress": True}):
-            plane = self.plane(Policy(headers=edits, **more))
+        for compress in (False, True):
+            plane = self.plane(Policy(headers=edits, compress=compress))
             client, service = self.admitted(plane, b"Connection: Upgrade", b"Upgrade: websocket")
             service.exchange.head_received(
                 ResponseHead(101, b"Switching", [(b"X-B", b"c")], NO_BODY, upgrade=b"websocket")
@@ -692,3 +692,71 @@ class TestPauseAndPages(PolicyTests):
             assert (answer.status, answer.body) == (status, body)
             assert answer.complete and bool(answer.field(b"ETag")) == (body == b"theirs")
             assert len(plane.exchanges) == 0
+
+
+class TestTheSameAgain(PolicyTests):
+    """What a connection says again is edited once: that must not show."""
+
+    def ask_again(self, plane: Plane, client: Client, *fields: bytes) -> ScriptedConnection:
+        client.send(b"\r\n".join((b"GET /app HTTP/1.1", b"Host: x.com", *fields, b"", b"")))
+        service = plane.upstream.accept()
+        service.answer(b"ok")
+        client.answer()
+        service.close()
+        return service
+
+    def test_edits_and_credentials(self) -> None:
+        edits = FieldEdits(set=(("X-A", "b"), ("X-Id", "$request_id")), remove=("X-B",))
+        policy = Policy(
+            access=Access(basic_auth=(BasicUser("ada", SCRYPT),)), headers=HeaderEdits(request=edits)
+        )
+        plane = self.plane(policy, in_thread=lambda work, *arguments: succeed(work(*arguments)))
+        client = plane.connect()
+        heads = [
+            self.ask_again(plane, client, *fields).head
+            for fields in [(*ADA, b"X-B: c")] * 3 + [(*ADA, b"X-C: d")] * 2 + [(*ADA, b"X-B: c")]
+        ]
+        ids = set()
+        for number, head in enumerate(heads):
+            assert b"Authorization" not in head and b"X-B" not in head
+            assert head.count(b"X-A: b\r\n") == head.count(b"X-Real-IP: 192.0.2.7\r\n") == 1
+            assert (b"X-C: d\r\n" in head) == (number in (3, 4))
+            [own] = [row[6:] for row in head.split(b"\r\n") if row.startswith(b"X-Id: ")]
+            assert b"X-Request-Id: " + own + b"\r\n" in head
+            ids.add(own)
+        assert len(ids) == 6
+
+    def test_a_change_of_the_policy_shows_at_once(self) -> None:
+        plane = self.plane(Policy(headers=HeaderEdits(request=FieldEdits(set=(("X-A", "1"),)))))
+        client = plane.connect()
+        assert b"X-A: 1\r\n" in self.ask_again(plane, client).head
+        policy = Policy(headers=HeaderEdits(request=FieldEdits(set=(("X-A", "2"),))))
+        plane.publish([Route("x.com/app", "http://10.0.0.1", policy=policy)])
+        head = self.ask_again(plane, client).head
+        assert b"X-A: 2\r\n" in head and b"X-A: 1" not in head
+
+    def test_who_may_not_come_in_any_more_does_not(self) -> None:
+        users = (BasicUser("ada", SCRYPT),)
+        at_once = {"in_thread": lambda work, *arguments: succeed(work(*arguments))}
+        plane = self.plane(Policy(access=Access(basic_auth=users)), **at_once)
+        client = plane.connect()
+        self.ask_again(plane, client, *ADA)
+        self.ask_again(plane, client, *ADA)
+        other = Policy(access=Access(basic_auth=(BasicUser("bob", SCRYPT),)))
+        plane.publish([Route("x.com/app", "http://10.0.0.1", policy=other)])
+        client.send(b"\r\n".join((b"GET /app HTTP/1.1", b"Host: x.com", *ADA, b"", b"")))
+        assert client.answer().status == 401
+
+    def test_two_routes_on_one_connection(self) -> None:
+        one = Policy(headers=HeaderEdits(request=FieldEdits(set=(("X-A", "1"),))))
+        two = Policy(headers=HeaderEdits(request=FieldEdits(set=(("X-A", "2"),))))
+        other = Route("x.com/other", "http://10.0.0.2", policy=two)
+        plane = self.plane(one, other)
+        client = plane.connect()
+        for path, value in ((b"/app", b"1"), (b"/other", b"2")) * 2:
+            client.send(b"GET %b HTTP/1.1\r\nHost: x.com\r\n\r\n" % path)
+            service = plane.upstream.accept()
+            assert service.head.count(b"X-A: ") == service.head.count(b"X-A: " + value) == 1
+            service.answer(b"ok")
+            client.answer()
+            service.close()
