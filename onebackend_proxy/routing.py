@@ -167,13 +167,17 @@ def _unmatched(prefix: bytes, path: bytes, raw: bytes) -> bytes:
 
 
 def stripped_target(prefix: bytes, target: bytes) -> bytes:
-    """A request target without the path prefix of the Route that it matches: what is left, byte for byte."""
+    """A request target without the path prefix of the Route that it matches.
+
+    What is left is left byte for byte, but for slashes before its first segment, of which one stays.
+    """
     size = len(prefix)
     if target.startswith(prefix) and target[size : size + 1] == b"/" and not _NOT_PLAIN.search(target):
         return target[size:]
     raw, question, query = target.partition(b"?")
     rest = _unmatched(prefix, edge_path(target).encode("latin-1"), raw)
-    return (rest or b"/") + question + query
+    # Two slashes at the beginning are that of a host, to some.
+    return b"/" + rest.lstrip(b"/") + question + query
 
 
 _NOT_PLAIN = re.compile(rb"//|[%.\\]")

@@ -611,6 +611,7 @@ def test_a_stripped_target_is_the_rest_byte_for_byte(path, query):
         return
     rest = stripped_target(b"/a", target)
     assert rest.startswith(b"/") and rest.endswith(query)
+    assert not rest.startswith(b"//")
     assert edge_path(rest) == (below[2:] or "/")
 
 

@@ -153,14 +153,23 @@ def _field_value(value: object) -> str:
 def _request_fields(value: object) -> dict[str, str]:
     made = _without_repeats(each_entry(value, _request_field, _field_value))
     host = next((text for name, text in made.items() if name.lower() == "host"), "a")
+    if "$remote_user" in host:
+        raise ValueError("Host cannot be a user's name")
     # What stands for something is a name, an address or a word.
     if not request_host(re.sub(r"\$[a-z_]+", "a", host).encode("ascii")):
         raise ValueError("Host is set to what no host is")
     return made
 
 
+def _response_field(value: object) -> str:
+    text = _field_name(value)
+    if text.lower() == "date":
+        raise ValueError("Date is the service's to say, or ours (RFC 9110, 6.6.1)")
+    return text
+
+
 def _response_fields(value: object) -> dict[str, str]:
-    return _without_repeats(each_entry(value, _field_name, _field_value))
+    return _without_repeats(each_entry(value, _response_field, _field_value))
 
 
 def _without_repeats(made: dict[str, str]) -> dict[str, str]:
@@ -213,7 +222,7 @@ add_rules(
         PasswordHash: _password_hash,
         AuthUrl: _auth_url,
         RequestField: _removed_from_requests,
-        ResponseField: _field_name,
+        ResponseField: _response_field,
         RequestFields: _request_fields,
         ResponseFields: _response_fields,
         Requests: between(1, MAX_REQUESTS),

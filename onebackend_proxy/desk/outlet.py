@@ -78,7 +78,7 @@ class Outlet(Filter):
         """See `interfaces.Downstream`."""
         if not self._swallows:
             self.to.flush()
-        elif self._swallowed > MAX_SWALLOWED:
+        elif self._swallowed > MAX_SWALLOWED or not self._exchange.only_listens:
             self._exchange.client_gone("a page stands in the place of this error")
 
     def end(self, trailers: Headers) -> None:

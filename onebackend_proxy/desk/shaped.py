@@ -28,6 +28,11 @@ class PolicyExchange(Exchange):
         """What placeholders stand for, and what else is said."""
         return Values(self.request, self.user, self.asked_host, **more)
 
+    @property
+    def only_listens(self) -> bool:
+        """Whether there is nothing more to do but to hear the upstream out."""
+        return self._request_done and not self._paused_by_client
+
     def request_ended(self, trailers: Headers) -> None:
         """See `Exchange`; what the policy has a word on is not said in trailers."""
         if trailers:

@@ -484,3 +484,16 @@ def test_fields_that_tell_no_clients_apart(name):
 def test_built_in_services_do_not_decide_on_access():
     with pytest.raises(BadRequest, match=r"forwardAuth\.url: names a built-in service"):
         record(access={"forwardAuth": {"url": "service:user-svc/user-svc/self"}})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"response": {"set": {"Date": "today"}}},
+        {"response": {"remove": ["date"]}},
+        {"request": {"set": {"Host": "$remote_user.x"}}},
+    ],
+)
+def test_edits_that_nobody_can_want(headers):
+    with pytest.raises(BadRequest, match="headers"):
+        record(headers=headers)

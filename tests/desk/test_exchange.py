@@ -167,8 +167,20 @@ class TestAddresses(PolicyTests):
         plane = self.plane(self.policy, Route("x.com", "http://10.0.0.2"))
         began = time.perf_counter()
         for _ in range(10):
-            self.ask(plane, line=b"GET /A%b HTTP/1.1" % (b"/a" * 8000), peer="198.51.100.1")
+            self.ask(plane, line=b"GET /A%b HTTP/1.1" % (b"/a" * 2000), peer="198.51.100.1")
         assert time.perf_counter() - began < 0.5
+        assert len(plane.upstream.connecting) == 10
+
+    def test_a_very_long_path_is_not_read_in_all_ways(self) -> None:
+        plane = self.plane(self.policy, Route("x.com", "http://10.0.0.2"))
+        for path, refused in (
+            (b"/A" + b"/a" * 4000, True),
+            (b"/a" * 4000, False),
+            (b"/A?" + b"/a" * 4000, False),
+        ):
+            client = self.ask(plane, line=b"GET %b HTTP/1.1" % path, peer="198.51.100.1")
+            statuses = [answer.status for answer in client.answers()]
+            assert statuses == ([400] if refused else [])
 
     def test_what_leads_elsewhere_goes_there(self) -> None:
         everything = Route("x.com", "http://10.0.0.2")
@@ -607,6 +619,7 @@ class TestEdits(PolicyTests):
             (b"/%61pp/a%20b", b"/a%20b"),
             (b"//app/b", b"/b"),
             (b"/app/../app/b", b"/b"),
+            (b"/app//evil.com/x//y", b"/evil.com/x//y"),
             (b"http://x.com/app/b", b"/b"),
         ):
             plane = self.plane(Policy(strip_prefix=True))
@@ -663,6 +676,15 @@ class TestPauseAndPages(PolicyTests):
         other.answer(b"fine")
         assert client.answer().body == b"fine"
         assert len(plane.exchanges) == 0
+
+    def test_a_page_is_all_for_one_who_still_sends(self) -> None:
+        plane = self.plane(Policy(error_pages=(("5xx", "ours"),), intercept_errors=True))
+        client, service = self.admitted(
+            plane, b"Content-Length: 100", line=b"POST /app HTTP/1.1", body=b"beginning"
+        )
+        service.respond(500, (b"Content-Length", b"100"))
+        assert client.answer().body == b"ours"
+        assert service.aborted and len(plane.exchanges) == 0
 
     def test_what_an_intercepted_error_says_of_other_things_stays(self) -> None:
         plane = self.plane(Policy(error_pages=(("4xx", "ours"),), intercept_errors=True))
