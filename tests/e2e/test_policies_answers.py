@@ -149,6 +149,7 @@ def _talk(door: Door, credentials: str) -> None:
         for size in (5, 70_000):
             chat.send("x" * size)
             assert chat.recv(PATIENCE) == "x" * size
+        assert chat.response is not None and chat.response.headers["X-B"] == "2"
 
 
 def _refusal(door: Door, credentials: str) -> int:
