@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -232,18 +232,12 @@ class Guards:
         """From now on these are the Routes: forget the guards, and what is cached, of those that changed."""
         for key, guard in list(self._made.items()):
             route = routes.get(key)
-            if route is not guard.route and route != guard.route:
-                self._drop(guard)
-                if route is None or route.policy is NO_POLICY:
-                    del self._made[key]
-
-    def _drop(self, guard: Guard) -> None:
-        if guard.cache is not None and self.storage is not None:
-            self.storage.purge(guard.route.id)
-
-    def made(self) -> Iterable[Guard]:
-        """Those in use."""
-        return self._made.values()
+            if route is guard.route or route == guard.route:
+                continue
+            if guard.cache is not None and self.storage is not None:
+                self.storage.purge(key)
+            if route is None or route.policy is NO_POLICY:
+                del self._made[key]
 
     def _make(self, route: Route, before: Guard | None) -> Guard:
         policy = route.policy
