@@ -329,9 +329,20 @@ PEERS = {
         "(takes no tickets)",
         lambda b, s: _nginx(b, s, tickets="ssl_session_tickets off; ssl_session_cache off;"),
     ),
+    "silent": Peer("(logs nothing)", lambda b, s: _nginx(b, s, "/dev/null")),
     "contrary": Peer(
         "(speaks another cipher)",
         lambda b, s: _nginx(b, s, tickets="ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384;"),
     ),
 }
-ON_REQUEST_ONLY = ("refusing", "stumbling", "pretending", "mistaken", "forgetful", "contrary")
+ON_REQUEST_ONLY = (
+    "refusing",
+    "stumbling",
+    "pretending",
+    "mistaken",
+    "forgetful",
+    "contrary",
+    "silent",
+    "lax",
+    "asking",
+)

@@ -135,6 +135,9 @@ VARIANTS = {
         {"rateLimit": {"requests": ADMITTED, "per": "1s", "burst": BURST, "by": "ip"}},
         beside="",
     ),
+    # Two that must never get a figure.
+    "lax": Variant("(refuses nobody)", refusal=Refusal(403, Load("x"))),
+    "asking": Variant("(asks for each hit)", path=CACHED, asks=False),
 }
 
 
