@@ -304,6 +304,12 @@ class Connection(Protocol):
     def resume(self) -> None:
         """Read on."""
 
+    def let_end(self) -> None:
+        """Nobody wants what is left of the answer; no event follows.
+
+        If all of it is at hand, as it is behind the head of a 304, the connection can be used again.
+        """
+
     def abort(self) -> None:
         """Close at once; no event follows."""
 

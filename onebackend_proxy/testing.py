@@ -423,6 +423,22 @@ class MemoryStore:
         return defer.succeed(None)
 
 
+class _Deaf:
+    """Hears the end of an answer that nobody wants."""
+
+    def read_ended(self) -> None:
+        pass
+
+    def body_received(self, data: bytes) -> None:
+        pass
+
+    def answer_ended(self, trailers: Headers) -> None:
+        pass
+
+    def upstream_lost(self, error: ProxyError, retriable: bool) -> None:
+        pass
+
+
 class ScriptedConnection:
     """An upstream connection whose other end is a test; it keeps what was sent, out of its framing.
 
@@ -444,10 +460,11 @@ class ScriptedConnection:
         """The request's trailers; None as long as the request is not complete."""
         self.paused = False
         """Whether the exchange asked to read no more of the answer."""
+        self.unwanted = False
         self.aborted = False
         self.closed = False
         self.full = False
-        self._exchange: Exchange | Tunnel | None = None
+        self._exchange: Exchange | Tunnel | _Deaf | None = None
         self._room = capacity or 0
 
     def __repr__(self) -> str:
@@ -489,6 +506,11 @@ class ScriptedConnection:
     def resume(self) -> None:
         """Clear `paused`."""
         self.paused = False
+
+    def let_end(self) -> None:
+        """Set `unwanted`; the exchange hears no more, and the test may go on."""
+        self.unwanted = True
+        self._exchange = _Deaf()
 
     def abort(self) -> None:
         """Set `aborted`; the exchange hears no more."""

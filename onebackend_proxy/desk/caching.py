@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 import attrs
@@ -17,16 +17,15 @@ from ..interfaces import Downstream
 from ..messages import NO_BODY, ResponseHead
 from ..policies.cache_requests import CONDITIONS, SAFE, Asked, read_request, selected
 from ..policies.ranges import NOWHERE, byte_range
+from ..routing import stripped_target
 from .fetching import Fetch
 from .filters import Filter
 from .flights import Flight, Flights, Visit
-from .storage import Kept, Storage, cache_status
+from .sources import PIECE
+from .storage import ASK_AGAIN, Kept, Storage, cache_status
 
 if TYPE_CHECKING:
     from .exchange import GuardedExchange
-
-ASK_AGAIN = 5.0
-"""Seconds after which the service is asked again in the background, if nothing has come of it."""
 
 _PROTO = b"\r\nX-Forwarded-Proto: "
 _HOST = b"\r\nX-Forwarded-Host: "
@@ -98,8 +97,9 @@ class RouteCache:
             visit.reason = b"fwd=uri-miss"
             self._fetch(visit, None)
             return
-        kept = target.variants.get(selected(request.headers, target.vary))
-        if kept is None or not kept.terms.are_for(asked, visit.authenticated):
+        visit.values = selected(request.headers, target.vary)
+        kept = target.variants.get(visit.values)
+        if kept is None or not visit.may_have(kept):
             visit.reason = b"fwd=vary-miss" if kept is None else b"fwd=request"
             self._fetch(visit, None)
             return
@@ -113,10 +113,11 @@ class RouteCache:
         if terms.is_fresh(now):
             stats.hits += 1
             exchange.cache = "hit"
-        elif terms.while_asking_at(now):
+        elif terms.while_asking_at(now) or kept.is_for_failures(now):
             stats.stale += 1
             exchange.cache = "stale"
-            self._ask_about(visit, kept, now)
+            if terms.while_asking_at(now):
+                self._ask_about(visit, kept, now)
         else:
             visit.reason = b"fwd=stale"
             self._fetch(visit, kept)
@@ -130,7 +131,10 @@ class RouteCache:
     def as_asked(
         self, kept: Kept, asked: Asked, now: float, status: bytes = b""
     ) -> tuple[ResponseHead, bytes]:
-        """The head and body that answer this request: whole, as 304, or a piece."""
+        """The head and body that answer this request: whole, as 304, or a piece.
+
+        A large piece is a view (`memoryview`): whoever reads it slowly has nothing of its own.
+        """
         if asked.plain or kept.status != 200:
             return kept.head(now, status), kept.body
         validators = kept.terms.validators
@@ -151,14 +155,15 @@ class RouteCache:
             (b"Content-Length", b"%d" % (end - first)),
         ]
         head = kept.changed_head(now, 206, b"Partial Content", more, end - first, status)
-        return head, kept.body[first:end]
+        body: Any = memoryview(kept.body) if end - first > PIECE else kept.body
+        return head, body[first:end]
 
     # Going to the service.
 
     def _serve_other(self, exchange: GuardedExchange) -> None:
         method = exchange.request.method
         if method not in SAFE:
-            exchange.filter_through(lambda to: Changing(to, self, exchange.request))
+            exchange.filter_through(lambda to: Changing(to, self, exchange))
         self._go_past(exchange, b"fwd=method")
 
     def _go_past(self, exchange: GuardedExchange, reason: bytes) -> None:
@@ -171,19 +176,20 @@ class RouteCache:
         """Ask the service, or wait for somebody who does."""
         exchange = visit.exchange
         asked = visit.asked
+        exchange.cache = "miss"
         if asked.only_if_cached:
             exchange.refuse(UpstreamTimeout("nothing is kept that answers this"))
             return
         if exchange.request.method == b"HEAD":
             # What it brings is no answer to a GET, and is not kept.
             self.storage.stats.misses += 1
-            exchange.cache = "miss"
             exchange.fields.append(cache_status(visit.reason))
             exchange.go_upstream()
             return
         visit.kept = kept
         flight = None
-        if not asked.no_store:
+        # What is for one client alone is not waited for: unless something is kept, that may be so.
+        if not asked.no_store and (kept is not None or not visit.identified):
             place = visit.place
             if self.flights.joined(visit, place):
                 return
@@ -194,13 +200,16 @@ class RouteCache:
         """Ask the service, for those on the flight too."""
         exchange = visit.exchange
         kept = visit.kept
+        if kept is not None and kept.shelf is None:
+            # While it waited, that was purged, or something else has come.
+            kept = visit.kept = None
         conditional = kept is not None and kept.terms.validators.can_ask
         if kept is not None and conditional:
             exchange.change_request(CONDITIONS, kept.terms.validators.conditions())
         fetch = Fetch(self, visit, exchange.request, kept, conditional)
         if flight is not None:
             fetch.flight = flight
-            flight.count += 1
+            flight.fetches.append(fetch)
         exchange.filter_through(fetch.before)
         self._fetches.add(fetch)
         exchange.wait(fetch.stopped)
@@ -208,7 +217,9 @@ class RouteCache:
 
     def _ask_about(self, visit: Visit, kept: Kept, now: float) -> None:
         """Ask the service about a stale answer, which somebody is given meanwhile."""
-        if now < kept.asking_until:
+        if now < kept.asking_until or visit.asked.no_store:
+            return
+        if kept.asking is not None and not kept.asking.gives_way(now):
             return
         kept.asking_until = now + ASK_AGAIN
         exchange = visit.exchange
@@ -220,10 +231,11 @@ class RouteCache:
         exchange.change_request(CONDITIONS, validators.conditions())
         request = attrs.evolve(exchange.request, method=b"GET")
         asked = attrs.evolve(visit.asked, plain=True)
-        about = Visit(exchange, asked, visit.key, visit.authenticated, b"fwd=stale")
-        fetch = Fetch(self, about, request, kept, validators.can_ask, background=True)
+        about = Visit(exchange, asked, visit.key, visit.authenticated, b"fwd=stale", kept=kept)
+        kept.asking = fetch = Fetch(self, about, request, kept, validators.can_ask)
         self._fetches.add(fetch)
-        exchange.inner(fetch, request, upstream).start()
+        fetch.inner = exchange.inner(fetch, request, upstream)
+        fetch.inner.start()
 
     # What comes of it.
 
@@ -235,21 +247,33 @@ class RouteCache:
         """It is not under way any more."""
         self._fetches.discard(fetch)
 
-    def arrived(self, visit: Visit, kept: Kept) -> None:
+    def arrived(self, visit: Visit, kept: Kept, stale: bool) -> None:
         """What it waited for is there."""
         exchange = visit.exchange
         same = selected(exchange.request.headers, kept.terms.vary) == kept.values
-        if not same or not kept.terms.are_for(visit.asked, visit.authenticated):
+        if not same or not visit.may_have(kept):
             self.again(visit)
             return
-        self.storage.stats.hits += 1
-        exchange.cache = "hit"
+        if stale:
+            self.storage.stats.stale += 1
+        else:
+            self.storage.stats.hits += 1
+        exchange.cache = "stale" if stale else "hit"
         status = visit.reason + b"; collapsed"
         self.step(visit, lambda: exchange.answer(*self.as_asked(kept, visit.asked, self.seconds(), status)))
 
     def again(self, visit: Visit) -> None:
         """It waited, and nothing is known: as if it had come now."""
         self.step(visit, lambda: self.serve(visit.exchange))
+
+    def out_of_patience(self, visit: Visit) -> None:
+        """It has waited for too long: it gets the stale answer, if it may have that, or goes itself."""
+        kept, now = visit.kept, self.seconds()
+        if kept is not None and kept.shelf is not None and kept.terms.if_error_at(now):
+            kept.failed(now)
+            self.arrived(visit, kept, stale=True)
+        else:
+            self.go_alone(visit)
 
     def go_alone(self, visit: Visit) -> None:
         """It goes to the service, and nobody waits for it."""
@@ -267,16 +291,17 @@ class RouteCache:
 
     # What others change.
 
-    def changed(self, request: OutgoingRequest, head: ResponseHead) -> None:
+    def changed(self, exchange: GuardedExchange, head: ResponseHead) -> None:
         """A request that may change things was answered: what is kept of its target may be outdated.
 
         So it is with what the answer's Location and Content-Location name, on the same host (RFC 9111, 4.4).
         """
+        request = exchange.request
         asked = read_request(request.headers)
         targets = {request.target}
         for name, value in head.headers:
             if name.lower() in (b"location", b"content-location"):
-                targets.add(same_host(request, value))
+                targets |= named_by(exchange, value)
         keys = {key_of(request, asked, target) for target in targets - {b""}}
         for key in keys:
             self.storage.drop_target(self.shelf, key)
@@ -285,11 +310,23 @@ class RouteCache:
                 fetch.doomed = True
 
 
-def same_host(request: OutgoingRequest, reference: bytes) -> bytes:
-    """The target that an answer to this request refers to; b"" where that is on another host."""
-    host = request.host.decode("latin-1").lower()
+def named_by(exchange: GuardedExchange, reference: bytes) -> set[bytes]:
+    """The targets, as its service sees them, that an answer to this request may refer to.
+
+    A service says what itself is called, or what clients call it: host and path prefix may be others.
+    """
+    request, prefix = exchange.request, exchange.guard.prefix
+    clients = same_host(exchange.asked_host or request.host, exchange.asked_target, reference)
+    if prefix and clients.startswith(prefix):
+        clients = stripped_target(prefix, clients)
+    return {same_host(request.host, request.target, reference), clients}
+
+
+def same_host(own: bytes, target: bytes, reference: bytes) -> bytes:
+    """The target that is referred to from this one on host `own`; b"" where that is on another host."""
+    host = own.decode("latin-1").lower()
     try:
-        base = f"http://{host}{request.target.decode('latin-1')}"
+        base = f"http://{host}{target.decode('latin-1')}"
         parts = urlsplit(urljoin(base, reference.decode("latin-1")))
         if parts.netloc.lower() != host:
             return b""
@@ -301,13 +338,13 @@ def same_host(request: OutgoingRequest, reference: bytes) -> bytes:
 class Changing(Filter):
     """Sees whether a request that may change things succeeded."""
 
-    def __init__(self, to: Downstream, cache: RouteCache, request: OutgoingRequest) -> None:
+    def __init__(self, to: Downstream, cache: RouteCache, exchange: GuardedExchange) -> None:
         super().__init__(to)
         self._cache = cache
-        self._request = request
+        self._exchange = exchange
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
         if 200 <= head.status < 400:
-            self._cache.changed(self._request, head)
+            self._cache.changed(self._exchange, head)
         self.to.respond(head)

@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
+from ..balancing import COOKIE
+from ..exchange import Exchange
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
 from ..messages import CHUNKED, NO_BODY, Headers, ResponseHead
 from ..policies.cache_control import shown_date
 from ..policies.cache_requests import PLAIN, selected
-from ..policies.caching import ERRORS, terms_of
+from ..policies.caching import ERRORS, says_what_there_is, terms_of
 from ..policies.conditions import updated
 from ..tunnel import Tunnel
 from .filters import Filter
-from .flights import Flight, Visit
+from .flights import PATIENCE, Flight, Visit
+from .sources import Memory
 from .storage import Kept, cache_status
 
 if TYPE_CHECKING:
     from .caching import RouteCache
+    from .exchange import GuardedExchange
 
 
 class Nobody:
@@ -60,21 +64,30 @@ class Nobody:
         """Never, either."""
 
 
-_UNDECIDED, _PASSING, _KEEPING, _REFRESHING, _COVERING = range(5)
+_UNDECIDED, _PASSING, _KEEPING, _REFRESHED, _COVERED = range(5)
+_AFFINITY = COOKIE + b"="
+
+
+def _as_sent(head: ResponseHead) -> ResponseHead:
+    """The head as the service sent it: the cookie that keeps the client at its endpoint is ours."""
+    headers = head.headers
+    if headers and headers[-1][0] == b"Set-Cookie" and headers[-1][1].startswith(_AFFINITY):
+        return attrs.evolve(head, headers=headers[:-1])
+    return head
 
 
 class Fetch(Filter):
     """Passes an answer on, and keeps it whole if that is allowed.
 
     `kept` is a stale answer that its service is asked about, if `conditional`, and that is given in the place
-    of an error if its terms allow that.
+    of an error if its terms allow that. `inner` is the exchange that asks, where that is in the background.
     """
 
+    inner: Exchange | None = None
     flight: Flight | None = None
     doomed = False
     """Whether the answer may be outdated before it is there: something was changed meanwhile."""
     _mode = _UNDECIDED
-    _for_all = True
     _size = 0
     _late: IDelayedCall | None = None
 
@@ -85,7 +98,6 @@ class Fetch(Filter):
         request: OutgoingRequest,
         kept: Kept | None,
         conditional: bool,
-        background: bool = False,
     ) -> None:
         super().__init__(Nobody())
         self._cache = cache
@@ -93,18 +105,24 @@ class Fetch(Filter):
         self._request = request
         self._kept = kept
         self._conditional = conditional
-        self._exchange = None if background else visit.exchange
+        # That of the client, if one waits for this.
+        self._exchange: GuardedExchange | None = None
         self._sent = cache.seconds()
-        self._purges = cache.storage.purges
-        self._pieces: list[bytes] = []
+        self._purges = cache.shelf.purges
+        self._body = bytearray()
         self._head: ResponseHead | None = None
         self._new: Callable[[bytes], Kept] | None = None
-        self._covered_by = b""
 
     def before(self, to: Downstream) -> Fetch:
         """The same, with somebody to whom the answer goes."""
         self.to = to
+        self._exchange = self.visit.exchange
         return self
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it waits for a client that does not keep up."""
+        return self.visit.exchange._paused_by_client
 
     def respond(self, head: ResponseHead) -> None:
         """See `interfaces.Downstream`."""
@@ -112,7 +130,7 @@ class Fetch(Filter):
         if head.status == 304 and self._conditional:
             self._refresh(head, now)
         elif head.status in ERRORS and self._may_cover(now):
-            self._cover(b"fwd=stale; fwd-status=%d" % head.status)
+            self._cover(b"fwd=stale; fwd-status=%d" % head.status, now)
         else:
             self._decide(head, now)
             self._missed()
@@ -138,6 +156,7 @@ class Fetch(Filter):
         if self._conditional and not asked.plain:
             # It was not asked in the client's words.
             asked = attrs.evolve(asked, plain=True)
+        told, head = head, _as_sent(head)
         whole = head.body >= 0 or head.body == CHUNKED or (head.status == 204 and head.body == NO_BODY)
         terms = None
         if whole and head.body <= storage.item_max_size and not self.doomed:
@@ -149,15 +168,29 @@ class Fetch(Filter):
             self._new = lambda body: Kept(visit.key, values, self._as_dated(now), body, terms)
         else:
             if asked is PLAIN and not self.doomed:
-                cache.not_kept = head
+                cache.not_kept = told
             self._go_by(head)
 
     def _go_by(self, head: ResponseHead) -> None:
         """Nobody may keep it."""
+        kept = self._kept
+        if head.status < 500 and not says_what_there_is(head.status):
+            self._mode = _PASSING
+            self._stop_keeping()
+            self._cache.flights.doubted(self)
+            if kept is not None:
+                # In the background, too, another one may fare better.
+                kept.asking_until = 0.0
+            return
         self._pass_by()
-        if self._kept is not None and head.status < 500:
+        if kept is not None and head.status < 500 and self._is_for_others:
             # There is something else now.
-            self._cache.storage.drop(self._kept)
+            self._cache.storage.drop(kept)
+
+    @property
+    def _is_for_others(self) -> bool:
+        """Whether what comes says anything about what others would get."""
+        return not (self.visit.identified or self.visit.asked.no_store)
 
     def _as_dated(self, now: float) -> ResponseHead:
         head = self._head
@@ -173,7 +206,7 @@ class Fetch(Filter):
         if self._size:
             self._cache.storage.release(self)
             self._size = 0
-        self._pieces = []
+        self._body = bytearray()
 
     def give_up(self) -> None:
         """Others need the room: go on without keeping it."""
@@ -189,7 +222,7 @@ class Fetch(Filter):
             size = len(data)
             if self._size + size <= storage.item_max_size and storage.reserve(self, size):
                 self._size += size
-                self._pieces.append(data)
+                self._body += data
             else:
                 self._pass_by()
         elif mode != _PASSING:
@@ -198,29 +231,30 @@ class Fetch(Filter):
 
     def flush(self) -> None:
         """See `interfaces.Downstream`."""
-        if self._mode not in (_KEEPING, _PASSING):
+        if self.inner is not None:
+            if self._mode in (_PASSING, _COVERED):
+                self._leave("the cache has no use for the rest")
             return
         self.to.flush()
         flight = self.flight
-        if flight is not None and flight.followers and self.visit.exchange._paused_by_client:
+        if flight is not None and flight.followers and self.held_up:
             # Nobody waits for another one's slow line.
             self._cache.flights.lost(self)
 
     def end(self, trailers: Headers) -> None:
         """See `interfaces.Downstream`."""
-        if self._mode in (_REFRESHING, _COVERING):
-            self._give()
-            return
-        kept = self._keep() if self._mode == _KEEPING else None
+        keeping = self._mode == _KEEPING
+        kept = self._keep() if keeping else None
         self._over()
         self.to.end(trailers)
-        self._cache.flights.landed(self, kept)
+        if keeping:
+            self._cache.flights.landed(self, kept)
 
     def _keep(self) -> Kept | None:
         """Put it into the cache; None if something is wrong with it."""
         head, new = self._head, self._new
         assert head is not None and new is not None
-        body = b"".join(self._pieces)
+        body = bytes(self._body)
         self._stop_keeping()
         if self._is_outdated() or (head.body >= 0 and len(body) != head.body):
             return None
@@ -229,13 +263,10 @@ class Fetch(Filter):
         return kept
 
     def _is_outdated(self) -> bool:
-        return self.doomed or self._purges != self._cache.storage.purges
+        return self.doomed or self._purges != self._cache.shelf.purges
 
     def abort(self) -> None:
         """See `interfaces.Downstream`."""
-        if self._mode in (_REFRESHING, _COVERING):
-            self._give()
-            return
         self._over()
         self.to.abort()
         self._cache.flights.lost(self)
@@ -244,8 +275,8 @@ class Fetch(Filter):
         """See `interfaces.Downstream`."""
         now = self._cache.seconds()
         if status in ERRORS and self._may_cover(now):
-            self._cover(b"fwd=stale")
-            self._give()
+            self._over()
+            self._cover(b"fwd=stale", now)
             return
         self._over()
         self._missed()
@@ -269,61 +300,84 @@ class Fetch(Filter):
             self._late.cancel()
         if self._exchange is not None:
             self._exchange.waited()
+        elif self.visit.kept is not None:
+            self.visit.kept.asking = None
         self._cache.over(self)
+
+    # In the background.
+
+    def gives_way(self, now: float) -> bool:
+        """Whether nothing has come for so long that another one may ask: then it is given up."""
+        if self._mode != _UNDECIDED or now - self._sent < PATIENCE:
+            return False
+        self._leave("the service took too long")
+        return True
+
+    def _leave(self, reason: str) -> None:
+        if self.inner is not None:
+            self.inner.client_gone(reason)
+        self._over()
 
     # Where the answer is one that is kept already.
 
     def _may_cover(self, now: float) -> bool:
-        return self._kept is not None and self._kept.terms.if_error_at(now)
+        kept = self._kept
+        return kept is not None and kept.terms.if_error_at(now) and not self._is_outdated()
 
-    def _cover(self, status: bytes) -> None:
-        self._mode = _COVERING
-        self._covered_by = status
-        if self._own(self._kept, "stale"):
+    def _cover(self, status: bytes, now: float) -> None:
+        """Give the stale answer in the place of an error."""
+        self._mode = _COVERED
+        kept = self._kept
+        assert kept is not None
+        kept.failed(now)
+        if self._exchange is not None:
+            self._exchange.cache = "stale"
             self._cache.storage.stats.stale += 1
-
-    def _own(self, kept: Kept | None, word: str) -> bool:
-        """The exchange's client, if it has one, gets this."""
-        if self._exchange is None or kept is None:
-            return False
-        self._exchange.cache = word
-        self._exchange.status = kept.status
-        return True
+            self._give(kept, status, now)
+            self._cache.flights.landed(self, kept, stale=True)
 
     def _refresh(self, head: ResponseHead, now: float) -> None:
         """What is kept is still so: from now on with what the 304 says (RFC 9111, 4.3.4)."""
-        self._mode = _REFRESHING
-        self._covered_by = b"fwd=stale; fwd-status=304"
+        self._mode = _REFRESHED
         before = self._kept
         assert before is not None
+        kept = self._refreshed(before, _as_sent(head), now)
+        if self._exchange is not None:
+            self._exchange.cache = "revalidated"
+            self._cache.storage.stats.revalidated += 1
+            # That is for this client, and no part of what is kept.
+            self._exchange.fields += [field for field in head.headers if field[0].lower() == b"set-cookie"]
+            self._give(kept or before, b"fwd=stale; fwd-status=304", now)
+            self._cache.flights.landed(self, kept)
+
+    def _refreshed(self, before: Kept, head: ResponseHead, now: float) -> Kept | None:
+        """What is kept from now on; None if that is nothing."""
         storage = self._cache.storage
         # Without a Date it is from now, and not from when the answer was made.
         by = head.headers if head.dated else [*head.headers, (b"Date", shown_date(now))]
         headers = updated(before.headers, by)
         merged = ResponseHead(before.status, before.reason, headers, len(before.body), True)
-        asked = attrs.evolve(self.visit.asked, plain=True)
+        asked = attrs.evolve(self.visit.asked, plain=True, no_store=False)
         terms = terms_of(asked, merged, self._sent, now, self.visit.authenticated)
-        if self._own(before, "revalidated"):
-            storage.stats.revalidated += 1
-        self._for_all = terms is not None and terms.vary == before.terms.vary and not self._is_outdated()
-        if terms is not None and self._for_all:
-            self._kept = Kept(before.key, before.values, merged, before.body, terms)
-            storage.put(self._cache.shelf, self._kept)
-        else:
-            storage.drop(before)
-        if self._exchange is not None:
-            # That is for this client, and no part of what is kept.
-            self._exchange.fields += [field for field in head.headers if field[0].lower() == b"set-cookie"]
+        if terms is None or terms.vary != before.terms.vary or self._is_outdated():
+            if self._is_for_others:
+                storage.drop(before)
+            return None
+        kept = Kept(before.key, before.values, merged, before.body, terms)
+        if not self.visit.asked.no_store:
+            storage.put(self._cache.shelf, kept)
+        return kept
 
-    def _give(self) -> None:
-        """Answer with what is kept; the exchange is over by now."""
-        kept = self._kept
-        assert kept is not None
+    def _give(self, kept: Kept, status: bytes, now: float) -> None:
+        """Answer the client with what is kept, as fast as it takes that."""
+        exchange = self._exchange
+        assert exchange is not None
         self._over()
-        now = self._cache.seconds()
-        head, body = self._cache.as_asked(kept, self.visit.asked, now, self._covered_by)
+        self._mode = _PASSING
+        head, body = self._cache.as_asked(kept, self.visit.asked, now, status)
+        memory = Memory(exchange, body)
+        exchange.answer_instead(memory)
+        exchange.status = head.status
         self.to.respond(head)
-        if body:
-            self.to.write(body)
-        self.to.end([])
-        self._cache.flights.landed(self, kept if self._for_all else None)
+        if not self.held_up:
+            memory.resume()

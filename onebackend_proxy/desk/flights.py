@@ -19,6 +19,8 @@ ANOTHER = 5.0
 """Seconds after which one more of those who wait for an answer goes and asks, too."""
 PATIENCE = 30.0
 """Seconds that a request waits for others' answers at most, before it asks in any case."""
+MAX_DOUBTS = 3
+"""How often one client's own error is taken for that, and not for what all others would get, too."""
 PASSING = 10.0
 """Seconds for which nobody waits for an answer where the last one could not be kept."""
 
@@ -30,8 +32,9 @@ Place = tuple[bytes, tuple[bytes | None, ...] | None, bool]
 class Visit:
     """A request at the cache: what it asks for, and under which key that would be.
 
-    `identified` says that it shows whose it is; `authenticated` that it had to prove that at the front desk.
-    `kept` is a stale answer to it; `reason` is why it goes to the service, in the words of RFC 9211.
+    `authenticated` says that it had to prove whose it is at the front desk. `values` are those of the fields
+    in Vary, if that is known. `kept` is a stale answer to it; `reason` is why it goes to the service, in the
+    words of RFC 9211.
     """
 
     exchange: GuardedExchange
@@ -39,12 +42,13 @@ class Visit:
     key: bytes
     authenticated: bool
     reason: bytes = b""
+    values: tuple[bytes | None, ...] | None = None
     kept: Kept | None = None
 
     @property
     def place(self) -> Place:
         """What others may wait for with it."""
-        return self.key, self.kept.values if self.kept is not None else None, self.identified
+        return self.key, self.values, self.identified
 
     @property
     def can_lead(self) -> bool:
@@ -54,18 +58,24 @@ class Visit:
     @property
     def identified(self) -> bool:
         """Whether the answer may be for one client alone."""
-        return self.authenticated or self.asked.cookie or self.asked.authorization
+        return self.authenticated or self.asked.identified
+
+    def may_have(self, kept: Kept) -> bool:
+        """Whether it is for such requests."""
+        return kept.terms.for_all or not self.identified
 
 
 @attrs.define(eq=False)
 class Flight:
     """A request that is under way, and those who wait for what comes of it instead of asking themselves.
 
-    Where it takes long, it is several requests: `count` of them; `another` is when one more goes.
+    Where it takes long, it is several requests: all `fetches`; `another` is when one more goes. `doubts` is
+    how often the answer was an error that may be of one client's own making.
     """
 
     place: Place
-    count: int = 0
+    fetches: list[Fetch] = attrs.field(factory=list)
+    doubts: int = 0
     followers: list[Follower] = attrs.field(factory=list)
     another: IDelayedCall | None = None
 
@@ -77,10 +87,10 @@ class Flight:
             follower.released()
         return followers
 
-    def landed(self, kept: Kept) -> None:
-        """This is the answer: for all whom it is for."""
+    def landed(self, kept: Kept, stale: bool) -> None:
+        """This is the answer, `stale` or not: for all whom it is for."""
         for follower in self._leave():
-            follower.cache.arrived(follower.visit, kept)
+            follower.cache.arrived(follower.visit, kept, stale)
 
     def in_vain(self) -> None:
         """No answer came that others could have: all go and ask, at once."""
@@ -130,6 +140,12 @@ class Flights:
         flight = self._under_way.get(place)
         if flight is None:
             return False
+        held_up = [each for each in flight.fetches if each.held_up]
+        if held_up:
+            # Nobody waits for another one's slow line.
+            for fetch in held_up:
+                self.lost(fetch)
+            return self.joined(visit, place)
         self._follow(visit, flight)
         return True
 
@@ -153,19 +169,29 @@ class Flights:
     def _another(self, flight: Flight) -> None:
         """It takes long, or hangs: one more goes, and the others wait for whichever comes first."""
         flight.another = None
-        follower = next((each for each in flight.followers if each.visit.can_lead), None)
-        if follower is None:
+        if not self._more_go(flight, 1):
             return
-        flight.followers.remove(follower)
-        if flight.followers:
-            flight.another = self._cache.later(follower.visit, ANOTHER, lambda: self._another(flight))
-        follower.released()
-        self._cache.step(follower.visit, lambda: self._cache.send(follower.visit, flight))
+        if flight.followers and flight.another is None:
+            visit = flight.followers[0].visit
+            flight.another = self._cache.later(visit, ANOTHER, lambda: self._another(flight))
+
+    def _more_go(self, flight: Flight, number: int) -> int:
+        """So many more of those who wait go and ask, for the others too; how many there are."""
+        able = [each for each in flight.followers if each.visit.can_lead][:number]
+        for follower in able:
+            flight.followers.remove(follower)
+        for follower in able:
+            follower.released()
+            self._sent(follower.visit, flight)
+        return len(able)
+
+    def _sent(self, visit: Visit, flight: Flight) -> None:
+        self._cache.step(visit, lambda: self._cache.send(visit, flight))
 
     def _out_of_patience(self, follower: Follower) -> None:
         follower.flight.followers.remove(follower)
         follower.released()
-        self._cache.go_alone(follower.visit)
+        self._cache.out_of_patience(follower.visit)
 
     def _unlist(self, flight: Flight) -> None:
         if self._under_way.get(flight.place) is flight:
@@ -174,17 +200,17 @@ class Flights:
     def _leave(self, fetch: Fetch) -> Flight | None:
         flight, fetch.flight = fetch.flight, None
         if flight is not None:
-            flight.count -= 1
+            flight.fetches.remove(fetch)
         return flight
 
-    def landed(self, fetch: Fetch, kept: Kept | None) -> None:
+    def landed(self, fetch: Fetch, kept: Kept | None, stale: bool = False) -> None:
         """This is what came of it: an answer for those who wait, or none that they could have."""
         flight = self._leave(fetch)
         if flight is None:
             return
         self._unlist(flight)
         if kept is not None:
-            flight.landed(kept)
+            flight.landed(kept, stale)
         else:
             flight.in_vain()
 
@@ -194,16 +220,34 @@ class Flights:
             self._cache.storage.pass_by(hash(fetch.flight.place), self._cache.seconds() + PASSING)
             self.landed(fetch, None)
 
+    def doubted(self, fetch: Fetch) -> None:
+        """No answer comes that others could have, which may be the client's own doing.
+
+        Twice as many go as the last time: where all get the same, that is soon known, and nobody can make
+        all of them go at once.
+        """
+        flight = fetch.flight
+        if flight is None or flight.doubts == MAX_DOUBTS:
+            self.in_vain(fetch)
+            return
+        self._leave(fetch)
+        if flight.fetches:
+            return
+        flight.doubts += 1
+        if not self._more_go(flight, 2 ** (flight.doubts - 1)):
+            self._unlist(flight)
+            flight.lost()
+
     def failed(self, fetch: Fetch) -> None:
         """The service could not be reached: the others will fare no better, but need not queue for that."""
         flight = self._leave(fetch)
-        if flight is not None and not flight.count:
+        if flight is not None and not flight.fetches:
             self._unlist(flight)
             flight.in_vain()
 
     def lost(self, fetch: Fetch) -> None:
         """It broke off, or is as good as that: another one goes in its place."""
         flight = self._leave(fetch)
-        if flight is not None and not flight.count:
+        if flight is not None and not flight.fetches:
             self._unlist(flight)
             flight.lost()

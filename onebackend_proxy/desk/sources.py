@@ -47,6 +47,10 @@ class Source(Connection):
     def resume(self) -> None:
         """See `interfaces.Connection`; also called once when the head has been sent."""
 
+    def let_end(self) -> None:
+        """See `interfaces.Connection`."""
+        self.abort()
+
     def abort(self) -> None:
         """See `interfaces.Connection`."""
 
@@ -56,9 +60,9 @@ class Source(Connection):
 
 
 class Memory(Source):
-    """A large answer that is in memory."""
+    """A large answer that is in memory; `body` may be a view of what others have, too."""
 
-    def __init__(self, exchange: Exchange, body: bytes) -> None:
+    def __init__(self, exchange: Exchange, body: bytes | memoryview) -> None:
         self._exchange: Exchange | None = exchange
         self._body = body
         self._at = 0
@@ -78,7 +82,7 @@ class Memory(Source):
                 exchange.answer_ended([])
                 break
             self._at += len(piece)
-            self._exchange.body_received(piece)
+            self._exchange.body_received(bytes(piece))
             if self._exchange is not None:
                 self._exchange.read_ended()
         self._sending = False

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 import attrs
 
 from ..messages import NO_BODY, Headers, ResponseHead
-from ..policies.caching import Terms
+from ..policies.caching import NEVER_KEPT, Terms
 from ..policies.conditions import kept_fields, without_body
+
+if TYPE_CHECKING:
+    from .fetching import Fetch
 
 MAX_VARIANTS = 16
 """Answers for one target that differ by request fields (Vary); one more takes the oldest one's place."""
 SHARE_ON_THE_WAY = 4
 """Answers that are still coming may take one part in so many of the whole size."""
+ASK_AGAIN = 5.0
+"""Seconds after which a service that failed is asked again; likewise in the background."""
 MAX_PASSING = 1024
 """Targets that are remembered to have had an answer that nobody may keep."""
 
@@ -25,6 +30,7 @@ NAME = b"onebackend-proxy"
 
 # Bytes of Python's own for each kept answer: measured with tracemalloc, with room.
 _ENTRY = 2400
+_NAME = 4 * 16 + sys.getsizeof(b"")
 _FIELD = sys.getsizeof(()) + 16 + 2 * sys.getsizeof(b"") + 8
 
 
@@ -58,8 +64,10 @@ class Kept:
     __slots__ = (
         "_moment",
         "_shown",
+        "asking",
         "asking_until",
         "body",
+        "failed_until",
         "headers",
         "key",
         "reason",
@@ -82,14 +90,28 @@ class Kept:
             self.headers.append((b"Content-Length", b"%d" % len(body)))
         self.body = body
         self.terms = terms
+        self.asking: Fetch | None = None
+        """Who asks its service about it in the background."""
         self.asking_until = 0.0
-        """Until when nobody else asks its service about it in the background."""
+        """Until when nobody else does."""
+        self.failed_until = 0.0
+        """Until when its service is taken to fail: who may have it stale because of that need not ask."""
         self.shelf: Shelf | None = None
         self._moment = -1
         self._shown: ResponseHead | None = None
         # The head that was shown last is kept too.
         fields = sum(_FIELD + 2 * (len(name) + len(value)) for name, value in self.headers)
         self.size = _ENTRY + len(key) + fields + len(body) + sum(len(value or b"") for value in values)
+        if terms.left_out is not NEVER_KEPT:
+            self.size += sum(_NAME + len(name) for name in terms.left_out)
+
+    def failed(self, now: float) -> None:
+        """Its service could not say whether it is still so."""
+        self.failed_until = now + ASK_AGAIN
+
+    def is_for_failures(self, now: float) -> bool:
+        """Whether it may be given because its service has failed a moment ago."""
+        return now < self.failed_until and self.terms.if_error_at(now)
 
     def head(self, now: float, status: bytes = b"") -> ResponseHead:
         """Its head as it goes out now, whole; `status` stands in Cache-Status in the place of a hit."""
@@ -132,13 +154,17 @@ class Target:
 
 
 class Shelf:
-    """What is kept of one Route, by key. Once `closed`, it takes nothing."""
+    """What is kept of one Route, by key. Once `closed`, it takes nothing.
 
-    __slots__ = ("__weakref__", "closed", "targets")
+    `purges` is how often it was purged: what was asked for before is not kept after, nor given.
+    """
+
+    __slots__ = ("__weakref__", "closed", "purges", "targets")
 
     def __init__(self) -> None:
         self.targets: dict[bytes, Target] = {}
         self.closed = False
+        self.purges = 0
 
 
 class Coming(Protocol):
@@ -155,8 +181,6 @@ class Storage:
         self.max_size = max_size
         self.item_max_size = item_max_size
         self.stats = StorageStats()
-        self.purges = 0
-        """How often something was purged: what was asked for before is not kept after."""
         # Who has one keeps it: Routes come and go.
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()
         self._order: OrderedDict[Kept, None] = OrderedDict()
@@ -178,11 +202,11 @@ class Storage:
 
     def purge(self, route_id: str | None = None) -> int:
         """Forget what is kept for this Route, or all; also what is on its way. How many answers that were."""
-        self.purges += 1
         shelves = [*self._shelves.values()] if route_id is None else [self._shelves.get(route_id)]
         return sum(self._empty(shelf) for shelf in shelves if shelf is not None)
 
     def _empty(self, shelf: Shelf) -> int:
+        shelf.purges += 1
         kept = [each for target in shelf.targets.values() for each in target.variants.values()]
         for each in kept:
             self.drop(each)

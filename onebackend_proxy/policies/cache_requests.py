@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import attrs
 
+from ..balancing import COOKIE
 from ..messages import Headers
 from .cache_control import NOTHING, cache_control
 
@@ -14,6 +16,9 @@ SAFE = frozenset(b"GET HEAD OPTIONS TRACE PROPFIND REPORT SEARCH QUERY".split())
 
 # Of lists that mean the same in any case and spacing.
 _LISTS = frozenset((b"accept", b"accept-charset", b"accept-encoding", b"accept-language"))
+
+# The one that keeps a client at an endpoint, and nothing else: it says nothing of whose the request is.
+_OUR_COOKIE = re.compile(rb"[ \t]*%b=[0-9a-f]{6}[ \t;]*" % re.escape(COOKIE))
 
 # What a request has that matters here.
 (
@@ -74,6 +79,11 @@ class Asked:
     plain: bool = True
     """Whether a whole answer is wanted, in any case."""
 
+    @property
+    def identified(self) -> bool:
+        """Whether it shows whose request it is."""
+        return self.cookie or self.authorization
+
 
 PLAIN = Asked()
 """What most requests ask for: `read_request` gives this object."""
@@ -102,7 +112,7 @@ def read_request(headers: Headers) -> Asked:
 def _asked(found: dict[int, bytes]) -> Asked:
     said = cache_control(found[_CACHE_CONTROL]) if _CACHE_CONTROL in found else NOTHING
     return Asked(
-        cookie=_COOKIE in found,
+        cookie=_COOKIE in found and _OUR_COOKIE.fullmatch(found[_COOKIE]) is None,
         authorization=_AUTHORIZATION in found,
         past=_PAST in found,
         no_store=b"no-store" in said,

@@ -29,6 +29,8 @@ MAX_VARY = 16
 """Request fields that an answer may depend on; one that depends on more is not kept."""
 GUESS = 10
 """An answer without a lifetime is fresh for one part in so many of its age (RFC 9111, 4.2.2)."""
+MAX_LEFT_OUT = 16
+"""Fields that an answer's own directives may leave out of what is kept; likewise."""
 MAX_GUESS = 86400
 """Seconds that are guessed at most."""
 
@@ -38,6 +40,8 @@ _GUESSED = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414))
 _NEVER = frozenset(
     (206, 304, 400, 401, 407, 408, 411, 412, 413, 415, 416, 417, 421, 425, 426, 428, 429, 431, 501, 505, 511)
 )
+# Likewise, but where the service says so they are kept.
+_OF_REQUEST = _NEVER | {403, 406}
 _UNDERSTOOD = frozenset((200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 500, 502, 503, 504))
 ERRORS = frozenset((500, 502, 503, 504))
 """Statuses in the place of which a stale answer may be given (RFC 5861, 4)."""
@@ -48,6 +52,7 @@ _OURS = frozenset((b"*", b"x-forwarded-for", b"x-real-ip", b"x-request-id", b"vi
 NEVER_KEPT = frozenset(
     (
         b"age",
+        b"authentication-info",
         b"proxy-authenticate",
         b"proxy-authentication-info",
         b"proxy-authorization",
@@ -64,9 +69,9 @@ class Terms:
 
     `born` is when it was made, as far as is known (RFC 9111, 4.2.3); it is fresh for `lifetime` seconds after
     that, and may be given for so many more while it is asked for anew (`while_asking`), and where that fails
-    (`if_error`). `always_ask` says that it may never be given unasked. `for_cookies` and `for_authorized` say
-    whether requests with such fields may have it. `vary` are the request fields that it depends on, and
-    `left_out` its own fields that are not kept.
+    (`if_error`). `always_ask` says that it may never be given unasked, and `for_all` that requests which show
+    whose they are may have it. `vary` are the request fields that it depends on, `left_out` its own fields
+    that are not kept.
     """
 
     born: float
@@ -74,8 +79,7 @@ class Terms:
     while_asking: int
     if_error: int
     always_ask: bool
-    for_cookies: bool
-    for_authorized: bool
+    for_all: bool
     vary: tuple[bytes, ...]
     left_out: frozenset[bytes]
     validators: Validators
@@ -102,12 +106,6 @@ class Terms:
             return True
         return self.while_asking_at(now) or self.if_error_at(now)
 
-    def are_for(self, asked: Asked, authenticated: bool) -> bool:
-        """Whether a request that says this may have the answer."""
-        return (self.for_cookies or not asked.cookie) and (
-            self.for_authorized or not (asked.authorization or authenticated)
-        )
-
 
 def _said(fields: Fields) -> tuple[Directives, bool]:
     """The directives that count for us, and whether they are for caches such as this one alone."""
@@ -127,25 +125,26 @@ def terms_of(
     """The terms on which this answer to a GET that said this may be kept; None if it may not.
 
     It was asked for at `sent`, and its head came at `now`. `authenticated` says that the request had to prove
-    whose it is, whatever of that the service sees.
+    whose it is, whatever of that the service sees: `must-revalidate`, which lets answers to an Authorization
+    be kept (RFC 9111, 3.5), says nothing of that, and so is not enough for either.
     """
     fields = by_name(head.headers)
     said, only_us = _said(fields)
-    if not _may_be_kept(asked, head.status, said):
+    # A piece is one by whatever status it comes.
+    if not _may_be_kept(asked, head.status, said) or b"content-range" in fields:
         return None
-    for_cookies = b"public" in said or b"s-maxage" in said
-    for_authorized = for_cookies or b"must-revalidate" in said
-    cookies, identified = asked.cookie or b"set-cookie" in fields, asked.authorization or authenticated
-    if (cookies and not for_cookies) or (identified and not for_authorized):
+    for_all = b"public" in said or b"s-maxage" in said
+    identified = asked.identified or authenticated
+    if (identified or b"set-cookie" in fields) and not for_all:
         return None
     vary = _vary(fields)
     date = date_of(fields, now)
-    lifetime = _lifetime(head.status, fields, said, only_us, date, not (identified or asked.cookie))
-    if vary is None or lifetime is None:
-        return None
+    lifetime = _lifetime(head.status, fields, said, only_us, date, not identified)
     unasked = said.fields(b"no-cache")
-    always_ask = b"no-cache" in said and not unasked
     left_out = unasked | said.fields(b"private")
+    if vary is None or lifetime is None or len(left_out) > MAX_LEFT_OUT:
+        return None
+    always_ask = b"no-cache" in said and not unasked
     never_stale = always_ask or b"must-revalidate" in said or b"proxy-revalidate" in said
     return Terms(
         born=now - _initial_age(fields, date, sent, now, lifetime),
@@ -153,12 +152,16 @@ def terms_of(
         while_asking=0 if never_stale else said.seconds(b"stale-while-revalidate") or 0,
         if_error=0 if never_stale else said.seconds(b"stale-if-error") or 0,
         always_ask=always_ask,
-        for_cookies=for_cookies,
-        for_authorized=for_authorized,
+        for_all=for_all,
         vary=vary,
         left_out=NEVER_KEPT | left_out if left_out else NEVER_KEPT,
         validators=Validators.of(fields, now),
     )
+
+
+def says_what_there_is(status: int) -> bool:
+    """Whether an answer with this status is about its target, and not about one client's request for it."""
+    return status < 500 and status not in _OF_REQUEST
 
 
 def _may_be_kept(asked: Asked, status: int, said: Directives) -> bool:

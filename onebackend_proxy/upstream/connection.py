@@ -50,6 +50,7 @@ class UpstreamConnection(ResponseReader, Protocol):
     _keep_alive = False
     _answered = False
     _silent = True
+    _unwanted = False
     _paused = False
     _gone = False
     _late: IDelayedCall | None = None
@@ -82,7 +83,7 @@ class UpstreamConnection(ResponseReader, Protocol):
     ) -> None:
         """See `interfaces.Connection`."""
         self._exchange = exchange
-        self._answered = False
+        self._answered = self._unwanted = False
         self._silent = True
         self._chunked = chunked = request.body == CHUNKED
         self._request_sent = trailers is not None
@@ -127,6 +128,11 @@ class UpstreamConnection(ResponseReader, Protocol):
             self._paused = False
             self.transport.resumeProducing()
 
+    def let_end(self) -> None:
+        """See `interfaces.Connection`."""
+        self._exchange = None
+        self._unwanted = True
+
     def abort(self) -> None:
         """See `interfaces.Connection`."""
         self._give_up()
@@ -169,6 +175,8 @@ class UpstreamConnection(ResponseReader, Protocol):
             self._release()
         elif self._exchange is not None:
             self._exchange.read_ended()
+        elif self._unwanted:
+            self.abort()
 
     def _broke(self, error: ProxyError) -> None:
         exchange = self._exchange
@@ -260,3 +268,5 @@ class UpstreamConnection(ResponseReader, Protocol):
             self._exchange = None
             self._answered = True
             exchange.answer_ended(trailers)
+        else:
+            self._answered = self._unwanted

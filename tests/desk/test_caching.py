@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onebackend_proxy.desk.storage import ASK_AGAIN
 from onebackend_proxy.headers import prepare_response
 
 from ..downstream.test_edge import slow, stock
@@ -292,7 +293,10 @@ class TestStale(CacheTests):
         assert self.hit().body == b"hello"
         self.advance(6)
         assert self.send().answer().body == b"hello"
-        self.plane.upstream.accept().answer(b"oh", 500)
+        service = self.plane.upstream.accept()
+        service.respond(500, (b"Content-Length", b"2"))
+        # Nobody wants the rest.
+        assert service.aborted
         assert self.hit().body == b"hello"
         self.advance(30)
         self.missed()
@@ -310,9 +314,10 @@ class TestStale(CacheTests):
             answer = client.answer()
             assert (answer.status, answer.body, status_of(answer)) == (200, b"hello", said)
             assert not client.wire.closed
-            # It was taken out of use for a moment.
-            self.advance(3)
-        assert self.stats.stale == 3
+            # For a moment it is not asked again, however many come.
+            assert (self.hit().status, self.hit().body) == (200, b"hello")
+            self.advance(ASK_AGAIN)
+        assert (self.stats.stale, self.stats.hits) == (9, 0)
         self.advance(100)
         client = self.send()
         self.plane.upstream.accept().answer(b"oh", 503)
