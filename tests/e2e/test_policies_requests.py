@@ -216,7 +216,9 @@ STRIPPED = (
     ("/app/a%2Fb;c//d?e=%3F", "/a%2Fb;c//d?e=%3F"),
     ("/app/%61", "/%61"),
     ("/app/app", "/app"),
-    ("/app//x", "//x"),
+    # To some services ``//host`` at the beginning is a host.
+    ("/app//x", "/x"),
+    ("/app///evil.test//x", "/evil.test//x"),
 )
 # The same place written in other ways: what is left is some spelling of /x, and never begins another path.
 ODD = ("/%61pp/x", "//app/x", "/./app/x", "/y/../app/x", "/app/./x", "/app/y/../x", "/y/%2e%2e/app/x")
