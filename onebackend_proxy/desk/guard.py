@@ -64,7 +64,8 @@ class Guard:
     """What is said to somebody without a password (RFC 7617)."""
     _lean: bool = attrs.field(init=False, repr=False)
     _shapes: bool = attrs.field(init=False, repr=False)
-    _changes_request: bool = attrs.field(init=False, repr=False)
+    _edits_fields: bool = attrs.field(init=False, repr=False)
+    _edits_own: bool = attrs.field(init=False, repr=False)
     _remembers: bool = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -72,7 +73,8 @@ class Guard:
         self._lean = not waits
         self._shapes = bool(self.limiter or self.request_edits or self.response_edits or self.pages)
         edits = self.request_edits
-        self._changes_request = bool(self.prefix or edits or self.basic)
+        self._edits_fields = bool(edits or self.basic)
+        self._edits_own = bool(self.prefix or (edits and (edits.host or not edits.constant)))
         self._remembers = edits is None or not edits.touches(OUR_FIELDS)
         self.nowhere = Upstream(self.route.id, ())
         self.prefix_line = b"X-Forwarded-Prefix: %b\r\n" % self.prefix
@@ -124,24 +126,24 @@ class Guard:
             exchange.limit_body(self.body_limit)
         if user:
             exchange.user = user
-        if self._changes_request:
-            self._edit_again(exchange)
+        if self._edits_fields:
+            self._edit_again(request, user or "")
+        if self._edits_own:
+            self._edit_own(exchange)
         return exchange
 
-    def _edit_again(self, exchange: Exchange) -> None:
+    def _edit_again(self, request: OutgoingRequest, user: str) -> None:
         """As `edit`, and without credentials: what is the same as with the request before is remembered."""
-        request = exchange.request
         kept = request.headers
         if self._remembers and type(kept) is KeptFields:
             made = kept.made
             if made is None or made[0] is not self:
-                made = kept.made = (self, exchange.user, *self._left(kept, kept.lines))
+                made = kept.made = (self, user, *self._left(kept, kept.lines))
             # Behind the client's fields stand ours, which are new each time.
             request.lines = made[3] + request.lines[len(kept.lines) :]
             request.headers = made[2]
         else:
             request.headers, request.lines = self._left(kept, request.lines)
-        self._edit_own(exchange)
 
     def _left(self, headers: Headers, lines: bytes) -> tuple[Headers, bytes]:
         """What becomes of a request's fields, and of its lines, as far as that is the same each time."""
