@@ -36,7 +36,8 @@ _NAME = re.compile(rb"[?&;]([^?&;=#]*)=")
 _END = re.compile(rb"[&#]|\Z")
 _USER = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 _SECRET = re.compile(
-    rb"token|secret|passw|passphrase|pwd|api[-_]?key|access[-_]?key|signature|^sig$|credential|jwt|session|^auth"
+    rb"token|secret|passw|passphrase|pwd|api[-_]?key|access[-_]?key|signature|credential|jwt|session|^auth"
+    rb"|^(?:sig|code|key|otp|sid)$"
 )
 _field = b": ".join
 _PHRASES = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}

@@ -28,6 +28,7 @@ MAX_PASSING = 1024
 NAME = b"onebackend-proxy"
 """What this cache calls itself in Cache-Status (RFC 9211)."""
 
+_OF_PIECE = frozenset((b"content-length", b"content-range"))
 # Bytes of Python's own for each kept answer: measured with tracemalloc, with room.
 _ENTRY = 2400
 _NAME = 4 * 16 + sys.getsizeof(b"")
@@ -131,7 +132,7 @@ class Kept:
         if size == NO_BODY:
             headers = without_body(self.headers)
         else:
-            headers = [field for field in self.headers if field[0] != b"Content-Length"]
+            headers = [field for field in self.headers if field[0].lower() not in _OF_PIECE]
         return ResponseHead(status, reason, [*headers, *more, *self._added(now, said)], size, True)
 
     def _added(self, now: float, status: bytes) -> Headers:

@@ -165,7 +165,9 @@ class FastAnswers(Lingering):
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
         method = self._head.method if self._head is not None else b"GET"
-        self._reason = message
+        if self._exchange is None:
+            # An exchange knows that itself.
+            self._reason = message
         self._send(*refusal(status, message, method))
 
     def answer(self, answer: Answer) -> None:

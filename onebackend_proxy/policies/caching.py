@@ -130,8 +130,7 @@ def terms_of(
     """
     fields = by_name(head.headers)
     said, only_us = _said(fields)
-    # A piece is one by whatever status it comes.
-    if not _may_be_kept(asked, head.status, said) or b"content-range" in fields:
+    if not _may_be_kept(asked, head.status, said):
         return None
     for_all = b"public" in said or b"s-maxage" in said
     identified = asked.identified or authenticated

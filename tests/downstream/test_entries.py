@@ -161,6 +161,15 @@ def test_one_connection_may_say_other_things_each_time(logged):
     assert len({entry.id for entry in logged.ended}) == 6
 
 
+def test_a_reason_is_that_of_one_request(fast):
+    client = fast.ask()
+    fast.plane.upstream.refuse()
+    moved = Answer(308, [(b"Location", b"/")], b"moved")
+    fast.plane.resource.choose = lambda request: moved
+    client.ask(b"GET /y HTTP/1.1")
+    assert [(entry.status, bool(entry.reason)) for entry in fast.ended] == [(502, True), (308, False)]
+
+
 def test_what_a_field_says_is_not_told_where_a_request_line_should_be(logged):
     logged.plane.connect().send(b"Cookie: session=secret HTTP/1.1\r\n\r\n")
     assert logged.entry.status == 400

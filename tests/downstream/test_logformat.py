@@ -151,6 +151,8 @@ def test_what_a_client_sends_cannot_forge_a_line():
         (b"/x?access%5Ftoken=1&%61uth=2", b"/x?access%5Ftoken=***&%61uth=***"),
         (b"/x?client_secret=a=b&c=d#token=e", b"/x?client_secret=***&c=d#token=e"),
         (b"/x?sig=1&signal=2", b"/x?sig=***&signal=2"),
+        (b"/x?code=1&Key=2&keyboard=3&postcode=4", b"/x?code=***&Key=***&keyboard=3&postcode=4"),
+        (b"/x?otp=1&sid=2&side=3", b"/x?otp=***&sid=***&side=3"),
         (b"/x?a=/y?token=1&b=2", b"/x?a=/y?token=***&b=2"),
         (b"/x?token=what?&token=1?token=2", b"/x?token=***&token=***"),
         (b"/token=1/x", b"/token=1/x"),
