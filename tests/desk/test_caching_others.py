@@ -7,6 +7,7 @@ from typing import Any
 from onebackend_proxy.desk.flights import MAX_DOUBTS, PATIENCE
 from onebackend_proxy.desk.sources import PIECE
 from onebackend_proxy.desk.storage import ASK_AGAIN
+from onebackend_proxy.policies.cache_requests import read_request
 from onebackend_proxy.policies.caching import MAX_LEFT_OUT
 from onebackend_proxy.records import FieldEdits, HeaderEdits, Policy, Route, WeightedTarget
 
@@ -218,7 +219,7 @@ class TestQueues(OthersTests):
         # From now on, for a moment, nobody waits.
         for _ in range(3):
             self.send()
-        assert self.asking == 3
+        assert len(self.plane.upstream.connecting) == 3
         assert not any(guard.cache.flights for guard in self.plane.guards._made.values())
 
     def test_who_leaves_before_there_is_an_answer_was_at_the_cache(self) -> None:
@@ -306,12 +307,13 @@ class TestSlowClients(OthersTests):
         assert len(self.plane.exchanges) == 0
 
     def test_after_a_304(self) -> None:
-        client, service = self.begin()
+        self.stale(body=self.body)
+        client, service = self.missed()
         follower = self.send()
+        client.wire.fill()
         service.respond(304, self.date())
         service.finish()
         # Others do not wait for it.
-        self.plane.upstream.connecting and self.plane.upstream.refuse()
         assert follower.answer().body == self.body
         self.finishes(client, self.body)
         assert service.endpoint.in_flight == 0
@@ -345,8 +347,6 @@ class TestSlowClients(OthersTests):
         assert client.answer().body == self.body[1:]
         [guard] = self.plane.guards._made.values()
         [kept] = self.storage._order
-        from onebackend_proxy.policies.cache_requests import read_request
-
         _head, piece = guard.cache.as_asked(kept, read_request([(b"Range", b"bytes=1-")]), 0.0)
         assert isinstance(piece, memoryview) and piece.obj is kept.body
 

@@ -10,9 +10,10 @@ from zope.interface import directlyProvides
 
 from onebackend_proxy.addresses import parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Upstream
+from onebackend_proxy.desk.sources import Memory
 from onebackend_proxy.exchange import Exchange, Exchanges
 from onebackend_proxy.headers import Peer, prepare_request
-from onebackend_proxy.messages import RequestHead
+from onebackend_proxy.messages import RequestHead, ResponseHead
 from onebackend_proxy.testing import RecordingDownstream
 from onebackend_proxy.tunnel import Tunnel
 from onebackend_proxy.upstream import Http1Client
@@ -263,6 +264,58 @@ class TestReuse(ConnectionTests):
         wire.receive(OK)
         assert self.downstream.body == b"hello"
         assert self.endpoint.in_flight == 0
+
+    def instead(self, answer: bytes) -> Wire:
+        """The wire of an exchange that is answered with something else once the head is there."""
+        exchange = self.begin()
+        wire = self.network.accept()
+        respond = self.downstream.respond
+        memory = Memory(exchange, b"kept")
+
+        def respond_instead(head: ResponseHead) -> None:
+            exchange.answer_instead(memory)
+            respond(head)
+
+        self.downstream.respond = respond_instead  # type: ignore[method-assign]
+        wire.receive(answer)
+        memory.resume()
+        assert (self.downstream.body, self.downstream.trailers) == (b"kept", [])
+        assert self.endpoint.in_flight == 0
+        return wire
+
+    def test_after_an_answer_of_which_nobody_wants_the_rest(self) -> None:
+        for answer in (b"HTTP/1.1 304 Not Modified\r\n\r\n", OK):
+            wire = self.instead(answer)
+            assert not wire.closed
+            assert self.kept == 1
+            wire.take()
+            self.begin()
+            assert wire.take().startswith(b"GET /svc/x HTTP/1.1\r\n")
+            wire.receive(OK)
+            assert self.downstream.body == b"hello"
+            wire.receive(b"unasked")
+            assert wire.aborted
+            assert self.kept == 0
+
+    def test_not_where_that_is_still_coming(self) -> None:
+        for part in (OK[:-1], OK[:-5]):
+            assert self.instead(part).aborted
+            assert self.kept == 0
+
+    def test_an_error_that_is_answered_with_something_else_after_all(self) -> None:
+        exchange = self.begin()
+        memory = Memory(exchange, b"kept")
+
+        def refuse(status: int, message: str) -> None:
+            exchange.answer_instead(memory)
+            assert len(self.exchanges) == 1
+            self.downstream.respond(ResponseHead(200, b"OK", []))
+            memory.resume()
+
+        self.downstream.refuse = refuse  # type: ignore[method-assign]
+        self.network.fail()
+        assert (self.downstream.body, self.downstream.trailers) == (b"kept", [])
+        assert (self.endpoint.in_flight, len(self.exchanges)) == (0, 0)
 
     def test_not_where_the_service_closes(self) -> None:
         for answer in (
