@@ -274,7 +274,8 @@ class Fetch(Filter):
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
         now = self._cache.seconds()
-        if status in ERRORS and self._may_cover(now):
+        # A proxy that stops does not begin anything anew.
+        if status in ERRORS and self._may_cover(now) and not self.visit.exchange._exchanges.stopping:
             self._over()
             self._cover(b"fwd=stale", now)
             return

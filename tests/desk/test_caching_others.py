@@ -24,6 +24,8 @@ GET_B = b"GET /b HTTP/1.1"
 class OthersTests(CacheTests):
     """With what most of these tests begin."""
 
+    item_max_size = 200_000
+
     def stale(self, *fields: tuple[bytes, bytes], body: bytes = b"hello") -> None:
         """There is a stale answer."""
         self.fill(*(fields or (IF_ERROR, ETAG)), body=body)
@@ -137,6 +139,16 @@ class TestFailures(OthersTests):
             service.finish()
             assert (client.answer().status, exchange.status) == (status, status)
             self.storage.purge()
+
+    def test_a_proxy_that_stops_has_no_time_for_that(self) -> None:
+        self.stale(body=bytes(2 * PIECE))
+        client, _service = self.missed()
+        client.wire.fill()
+        self.plane.exchanges.drain(5)
+        self.advance(5)
+        assert len(self.plane.exchanges) == 0
+        client.wire.drain()
+        assert client.answer().status == 503
 
     def test_what_was_purged_meanwhile_is_not_given(self) -> None:
         self.stale()
