@@ -17,51 +17,15 @@ from ..policies.cache_control import shown_date
 from ..policies.cache_requests import PLAIN, selected
 from ..policies.caching import ERRORS, says_what_there_is, terms_of
 from ..policies.conditions import updated
-from ..tunnel import Tunnel
 from .filters import Filter
 from .flights import PATIENCE, Flight, Visit
+from .nobody import Nobody
 from .sources import Memory
 from .storage import Kept, cache_status
 
 if TYPE_CHECKING:
     from .caching import RouteCache
     from .exchange import GuardedExchange
-
-
-class Nobody:
-    """An `interfaces.Downstream` without a client: what is asked for in the background is for the cache."""
-
-    def inform(self, head: ResponseHead) -> None:
-        """See `interfaces.Downstream`, as all that follows."""
-
-    respond = inform
-
-    def write(self, data: bytes) -> None:
-        """Not sent to anybody."""
-
-    def flush(self) -> None:
-        """Nothing was held."""
-
-    def end(self, trailers: Headers) -> None:
-        """Complete."""
-
-    def abort(self) -> None:
-        """Broken off."""
-
-    def refuse(self, status: int, message: str) -> None:
-        """The exchange itself tells the log."""
-
-    def pause_request(self) -> None:
-        """There is no body."""
-
-    def resume_request(self) -> None:
-        """There is none."""
-
-    def switch(self, head: ResponseHead, tunnel: Tunnel) -> None:
-        """Never asked for."""
-
-    def half_close(self) -> None:
-        """Never, either."""
 
 
 _UNDECIDED, _PASSING, _KEEPING, _REFRESHED, _COVERED = range(5)
