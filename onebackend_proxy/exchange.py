@@ -372,20 +372,6 @@ class Exchange:
             return
         self._refuse(error)
 
-    def answer_instead(self, source: Connection) -> None:
-        """The answer that has begun comes from `source`, and not from the upstream.
-
-        Or, where this one ended with an error that the downstream is just told, in the place of that.
-        """
-        connection, self._connection = self._connection, source
-        if connection is not None:
-            connection.let_end()
-            return
-        self.state = State.RELAYING
-        if self.endpoint is not None:
-            self.endpoint.in_flight += 1
-        self._exchanges.watch(self)
-
     def upstream_full(self) -> None:
         """The upstream does not keep up with the request's body."""
         self._hold_request()
@@ -583,12 +569,6 @@ class Exchanges:
         if self._tick is None:
             self._tick = self.clock.callLater(1.0, self._check)
         return exchange
-
-    def watch(self, exchange: Exchange) -> None:
-        """An exchange is under way after all."""
-        self._active.add(exchange)
-        if self._tick is None:
-            self._tick = self.clock.callLater(1.0, self._check)
 
     def _check(self) -> None:
         self._tick = None

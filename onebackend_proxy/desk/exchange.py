@@ -13,7 +13,7 @@ from ..balancing import Upstream
 from ..errors import ContentTooLarge, NotPermitted, ProxyError, TooManyRequests, Unauthenticated, Unavailable
 from ..exchange import Exchange, Exchanges, State
 from ..headers import OutgoingRequest
-from ..interfaces import Downstream
+from ..interfaces import Connection, Downstream
 from ..messages import NO_BODY, Headers, ResponseHead, field_lines
 from ..policies.access import without_authorization
 from ..policies.editing import without_lines
@@ -34,6 +34,8 @@ class GuardedExchange(PolicyExchange):
     it go there (`go_upstream`).
     """
 
+    covers: Callable[[ProxyError], bool] | None = None
+    """Asked before a refusal: it answers in the place of that, or says that it does not."""
     _cancel_wait: Callable[[], None] | None = None
 
     def __init__(
@@ -216,16 +218,55 @@ class GuardedExchange(PolicyExchange):
 
         `source` is told when the client does not keep up, and when it goes away.
         """
+        self._begin_answer(source, head, self._downstream)
+
+    def answer_instead(self, source: Source, head: ResponseHead, to: Downstream) -> None:
+        """As `answer_from`, by way of a filter's `to`, in the place of what the upstream answers.
+
+        Its head has come, or it is what `covers` is asked about.
+        """
+        connection = self._connection
+        if connection is not None:
+            self._let_go()
+            connection.let_end()
+        self._begin_answer(source, head, to)
+
+    def _begin_answer(self, source: Source, head: ResponseHead, to: Downstream) -> None:
         self._connection = source
         # Of the rest of the request nothing is wanted, however much it is.
         self._body_limit = 0
-        self._go(State.WAITING)
-        self._go(State.RELAYING)
+        if self.state is State.CONNECTING:
+            self._go(State.WAITING)
+        if self.state is State.WAITING:
+            self._go(State.RELAYING)
         self._progress = True
         self.status = head.status
-        self._downstream.respond(head)
+        to.respond(head)
         if not self._paused_by_client:
             source.resume()
+
+    def _leave(self) -> Connection | None:
+        connection = self._connection
+        if not isinstance(connection, Source):
+            return super()._leave()
+        # Nothing was in flight at an endpoint.
+        self._connection = None
+        self._stop_asking()
+        return connection
+
+    def refuse(self, error: ProxyError) -> None:
+        """See `Exchange`; unless something that may be given in the place of an error is there."""
+        covers, self.covers = self.covers, None
+        if covers is not None:
+            self._stop_upstream()
+            if covers(error):
+                return
+        super().refuse(error)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the proxy stops."""
+        return self._exchanges.stopping
 
     def source_lost(self, error: ProxyError) -> None:
         """What `answer_from` was given broke off."""

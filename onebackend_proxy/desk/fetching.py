@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 
 from ..balancing import COOKIE
+from ..errors import ProxyError
 from ..exchange import Exchange
 from ..headers import OutgoingRequest
 from ..interfaces import Downstream
@@ -80,7 +81,8 @@ class Fetch(Filter):
     def before(self, to: Downstream) -> Fetch:
         """The same, with somebody to whom the answer goes."""
         self.to = to
-        self._exchange = self.visit.exchange
+        self._exchange = exchange = self.visit.exchange
+        exchange.covers = self.covers
         return self
 
     @property
@@ -237,18 +239,22 @@ class Fetch(Filter):
 
     def refuse(self, status: int, message: str) -> None:
         """See `interfaces.Downstream`."""
-        now = self._cache.seconds()
-        # A proxy that stops does not begin anything anew.
-        if status in ERRORS and self._may_cover(now) and not self.visit.exchange._exchanges.stopping:
-            self._over()
-            self._cover(b"fwd=stale", now)
-            return
         self._over()
         self._missed()
         if self._exchange is not None:
             self._exchange.fields.append(cache_status(self.visit.reason))
         self.to.refuse(status, message)
         self._cache.flights.failed(self)
+
+    def covers(self, error: ProxyError) -> bool:
+        """See `GuardedExchange.covers`: what is kept may be given in the place of an error."""
+        now = self._cache.seconds()
+        # A proxy that stops does not begin anything anew.
+        if error.status not in ERRORS or not self._may_cover(now) or self.visit.exchange.stopping:
+            return False
+        self._over()
+        self._cover(b"fwd=stale", now)
+        return True
 
     def stopped(self) -> None:
         """The exchange ended, and it may be that nobody is told of it any more: the client went away."""
@@ -340,9 +346,4 @@ class Fetch(Filter):
         self._over()
         self._mode = _PASSING
         head, body = self._cache.as_asked(kept, self.visit.asked, now, status)
-        memory = Memory(exchange, body)
-        exchange.answer_instead(memory)
-        exchange.status = head.status
-        self.to.respond(head)
-        if not self.held_up:
-            memory.resume()
+        exchange.answer_instead(Memory(exchange, body), head, self.to)
