@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .addresses import parse_target
+from .addresses import auth_target, parse_target, service_of
 from .api.policy import PolicyInput
 from .api.validation import structure
 from .balancing import Balance, EndpointState, Timeouts, Upstream
@@ -84,4 +84,7 @@ def _policy(fields: Mapping[str, Any]) -> Policy:
         raise ValueError(error.message) from None
     if policy.strip_prefix:
         raise ValueError("stripPrefix: the path of the mount is taken off anyway")
+    forward = policy.access.forward_auth
+    if forward is not None and service_of(auth_target(forward.url)[0]) is not None:
+        raise ValueError("access.forwardAuth.url: names a service, and there is no registry here")
     return policy

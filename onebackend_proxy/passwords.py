@@ -143,7 +143,7 @@ def _parse(encoded: str) -> tuple[Cost, bytes, bytes] | str:
         return match[1]
     match = _SCRYPT.fullmatch(encoded)
     if match is None:
-        raise ValueError("not a password hash that this program knows: write scrypt or bcrypt")
+        raise ValueError("not a password hash, of scrypt or bcrypt, as `oo hash-password` prints it")
     cost = Cost(int(match[1]), int(match[2]), int(match[3]))
     if not (cost.ln and cost.r and cost.p):
         raise ValueError("a password hash has a parameter that is 0")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import signal
 from typing import Any
 
 from twisted.application.service import MultiService, Service
+from twisted.logger import Logger
 
 from .errors import SettingError
 from .listening import ListeningService
@@ -32,6 +34,7 @@ class _Process(Service):
         self._listening = listening
         self._reactor = reactor
         self._stopping = False
+        self._log = Logger()
 
     def startService(self) -> None:
         """Take over the signals once the reactor has set its own."""
@@ -43,9 +46,17 @@ class _Process(Service):
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._stop))
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hang_up))
+
+    def _hang_up(self) -> None:
+        """Open the log's file anew; without one there is nothing to do, but where a terminal was closed."""
         log = self._listening.access_log
         if log is not None and log.path is not None:
-            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(log.reopen))
+            log.reopen()
+        elif os.isatty(0):
+            self._stop()
+        else:
+            self._log.info("SIGHUP: the access log goes to no file, there is nothing to open again")
 
     def _stop(self) -> None:
         if self._stopping:

@@ -22,7 +22,7 @@ _COMBINED = re.compile(
 _ESCAPED = re.compile(r"\\x([0-9A-Fa-f]{2})")
 _COMBINED_TIME = "%d/%b/%Y:%H:%M:%S %z"
 _DROPPED = re.compile(r"(\d+) lines were dropped")
-_STATUS = re.compile(r"[0-9x]{3}|0")
+_STATUS = re.compile(r"[1-5x][0-9x]{2}|0")
 
 
 def fields_of(line: str) -> Fields | None:

@@ -117,8 +117,30 @@ _files = click.argument(
 def save_routes(
     settings: Settings, files: tuple[pathlib.Path, ...], id_: str | None, target: str | None
 ) -> None:
-    """Save routes from YAML or JSON, all or none, or one from --id and --target."""
-    _save(settings, ROUTES, _items(ROUTES, files, {"id": id_, "target": target}, "--id and --target"))
+    """Save routes from YAML or JSON, all or none, or one from --id and --target.
+
+    A file says all of its routes; --id and --target change the target of a route, and nothing else of it.
+    """
+    items = _items(ROUTES, files, {"id": id_, "target": target}, "--id and --target")
+    if not files:
+        items = [attrs.evolve(item, value=_with_what_it_has(settings, item.value)) for item in items]
+    _save(settings, ROUTES, items)
+
+
+def _with_what_it_has(settings: Settings, route: dict[str, Any]) -> dict[str, Any]:
+    """The route, with what there is already beside its target: nobody opens a door by moving a service."""
+    # Only who saves one so has to wait for what this loads.
+    from onebackend_proxy.routing import canonical_route_id
+
+    try:
+        key = canonical_route_id(route["id"])
+    except ValueError:
+        # The API says what is wrong with it.
+        return route
+    found = items_of(settings.session().call("POST", ROUTES.path, {"ids": [key]}), ROUTES.key)
+    kept = dict(found[0]) if found else {}
+    kept.pop("targets", None)
+    return {**kept, **route}
 
 
 @redirects.command("save", aliases=("s",))

@@ -290,5 +290,5 @@ class Paused(Unavailable):
     """A Route is paused for maintenance."""
 
     def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message or "down for maintenance: come back soon")
+        super().__init__(message or "come back soon")
         self.fields = ((b"Retry-After", b"%d" % max(1, -int(-retry_after // 1))),)

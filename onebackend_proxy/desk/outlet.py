@@ -30,6 +30,7 @@ _OF_BODY = frozenset(
         b"content-md5",
         b"content-range",
         b"content-type",
+        b"date",
         b"digest",
         b"etag",
         b"expires",

@@ -89,6 +89,16 @@ def test_save_one_from_options(admin: Oo, api: FakeApi) -> None:
     assert api.seen[-1].body == {"routes": [{"id": "a.com", "target": "http://a:1"}]}
 
 
+def test_save_of_a_target_leaves_the_rest(admin: Oo, api: FakeApi) -> None:
+    """What guards a route does not go because its service has moved."""
+    access = {"deny": ["10.0.0.1/32"]}
+    api.routes = [
+        {"id": "a.com", "targets": [{"url": "http://a:1"}, {"url": "http://a:2"}], "access": access}
+    ]
+    admin.ok("routes", "save", "--id", "A.com.", "--target", "http://a:3")
+    assert api.seen[-1].body == {"routes": [{"id": "A.com.", "target": "http://a:3", "access": access}]}
+
+
 def test_save_one_redirect(admin: Oo, api: FakeApi) -> None:
     admin.ok("redirect", "save", "--id", "a.com", "--target", "https://b.com", "--status-code", "301")
     assert api.redirects == [{"id": "a.com", "target": "https://b.com", "statusCode": 301}]

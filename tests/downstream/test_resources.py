@@ -354,6 +354,7 @@ class TestReverseProxy(SynchronousTestCase):
             ({"rateLimit": {"requests": 0}}, "rateLimit.requests: "),
             ({"nope": 1}, "nope"),
             ({"stripPrefix": True}, "stripPrefix"),
+            ({"access": {"forwardAuth": {"url": "service:auth/check"}}}, "no registry"),
         ):
             with pytest.raises(ValueError, match=said):
                 reverse_proxy("http://10.0.0.1", reactor=MemoryReactorClock(), policy=policy)

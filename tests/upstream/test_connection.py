@@ -10,7 +10,6 @@ from zope.interface import directlyProvides
 
 from onebackend_proxy.addresses import parse_instance_url
 from onebackend_proxy.balancing import EndpointState, Upstream
-from onebackend_proxy.desk.sources import Memory
 from onebackend_proxy.exchange import Exchange, Exchanges
 from onebackend_proxy.headers import Peer, prepare_request
 from onebackend_proxy.messages import RequestHead, ResponseHead
@@ -266,20 +265,18 @@ class TestReuse(ConnectionTests):
         assert self.endpoint.in_flight == 0
 
     def instead(self, answer: bytes) -> Wire:
-        """The wire of an exchange that is answered with something else once the head is there."""
+        """The wire of an exchange that wants nothing but the head of the answer."""
         exchange = self.begin()
         wire = self.network.accept()
-        respond = self.downstream.respond
-        memory = Memory(exchange, b"kept")
 
-        def respond_instead(head: ResponseHead) -> None:
-            exchange.answer_instead(memory)
-            respond(head)
+        def leave(head: ResponseHead) -> None:
+            connection = exchange._leave()
+            assert connection is not None
+            connection.let_end()
 
-        self.downstream.respond = respond_instead  # type: ignore[method-assign]
+        self.downstream.respond = leave  # type: ignore[method-assign]
         wire.receive(answer)
-        memory.resume()
-        assert (self.downstream.body, self.downstream.trailers) == (b"kept", [])
+        exchange.client_gone()
         assert self.endpoint.in_flight == 0
         return wire
 
@@ -301,21 +298,6 @@ class TestReuse(ConnectionTests):
         for part in (OK[:-1], OK[:-5]):
             assert self.instead(part).aborted
             assert self.kept == 0
-
-    def test_an_error_that_is_answered_with_something_else_after_all(self) -> None:
-        exchange = self.begin()
-        memory = Memory(exchange, b"kept")
-
-        def refuse(status: int, message: str) -> None:
-            exchange.answer_instead(memory)
-            assert len(self.exchanges) == 1
-            self.downstream.respond(ResponseHead(200, b"OK", []))
-            memory.resume()
-
-        self.downstream.refuse = refuse  # type: ignore[method-assign]
-        self.network.fail()
-        assert (self.downstream.body, self.downstream.trailers) == (b"kept", [])
-        assert (self.endpoint.in_flight, len(self.exchanges)) == (0, 0)
 
     def test_not_where_the_service_closes(self) -> None:
         for answer in (
