@@ -248,7 +248,7 @@ class NewestTests(Contract, PebbleCase):
                 if problem.type != "serverInternal":
                     raise
                 await deferLater(reactor, 0.1)
-        self.fail("pebble does not find the order")
+        raise AssertionError("pebble does not find the order")
 
 
 class BadNonceStormTests(PebbleCase):
