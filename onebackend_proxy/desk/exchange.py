@@ -17,7 +17,6 @@ from ..interfaces import Connection, Downstream
 from ..messages import NO_BODY, Headers, ResponseHead, field_lines
 from ..policies.access import without_authorization
 from ..policies.editing import without_lines
-from ..policies.rate import rate_fields
 from .filters import Filter
 from .outlet import Outlet
 from .shaped import PolicyExchange
@@ -76,7 +75,7 @@ class GuardedExchange(PolicyExchange):
             raise NotPermitted("access denied")
         if guard.limiter is not None:
             verdict = guard.limiter.take(request, self.started)
-            self.fields += rate_fields(guard.limiter, verdict)[0]
+            self.fields += verdict.told[0]
             if not verdict.admitted:
                 self.denied = "rateLimit"
                 wait = max(1, -int(-verdict.retry_after // 1))

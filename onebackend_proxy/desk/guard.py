@@ -17,7 +17,7 @@ from ..messages import Headers, ResponseHead
 from ..password_work import PasswordWork
 from ..policies.access import AddressRules, without_authorization
 from ..policies.editing import NO_VALUES, Edits, ErrorPages, Values
-from ..policies.rate import RateLimiter, RateTable, rate_fields
+from ..policies.rate import RateLimiter, RateTable
 from ..records import NO_POLICY, Access, Pause, Route
 from ..routing import RouteTable, stripped_target
 from ..targets import RouteUpstreams, is_built_in
@@ -119,7 +119,7 @@ class Guard:
                 verdict = limiter.take(request, shaped.started)
                 if not verdict.admitted:
                     return None
-                shaped.fields, shaped.lines = rate_fields(limiter, verdict)
+                shaped.fields, shaped.lines = verdict.told
         else:
             exchange = Exchange(exchanges, downstream, request, upstream)
         if self.body_limit is not None:

@@ -121,7 +121,7 @@ class EdgeResource(Proxied, Resource):
         try:
             shut = self._shut[own]
         except KeyError:
-            shut = self._shut[own] = shut_paths(routes.prefixes(own), routes.prefixes(wildcard_over(own)))
+            shut = self._shut[own] = shut_paths(routes.prefixes(host), routes.prefixes(wildcard_over(host)))
         if shut is None or not (shut.always or reads_in_other_ways(target)):
             return
         if (target.find(b"?", 0, MAX_READ) < 0 and len(target) > MAX_READ) or not shut.agrees(found, target):

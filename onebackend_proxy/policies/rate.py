@@ -69,13 +69,15 @@ class RateTable:
 class Verdict:
     """Whether a request gets in, and what its client may know: how many more could come now (`remaining`),
     the seconds until all it may have at once is there again (`reset`), and, where it was refused, the seconds
-    until one would get in (`retry_after`). `told` is what `rate_fields` says."""
+    until one would get in (`retry_after`)."""
 
     admitted: bool
     remaining: int
     reset: float
     retry_after: float
     told: tuple[Headers, bytes]
+    """What an answer tells the client about its limit (`RateLimiter.fields`), and as it goes out; not to be
+    changed in place."""
 
 
 class RateLimiter:
@@ -142,7 +144,12 @@ class RateLimiter:
         ]
 
     def fields(self, remaining: int, reset: int) -> Headers:
-        """See `rate_fields`."""
+        """What an answer tells a client about its limit.
+
+        `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-10.
+        `RateLimit-Limit` (how many at once), `-Remaining` and `-Reset` (whole seconds) are those of -06,
+        which most clients read.
+        """
         return [
             *self._constant,
             (b"RateLimit-Remaining", b"%d" % remaining),
@@ -157,15 +164,6 @@ def _told(limiter: RateLimiter, remaining: int, reset: int) -> Verdict:
     """Of a request that gets in."""
     fields = limiter.fields(remaining, reset)
     return Verdict(True, remaining, reset, 0.0, (fields, field_lines(fields)))
-
-
-def rate_fields(limiter: RateLimiter, verdict: Verdict) -> tuple[Headers, bytes]:
-    """What an answer tells a client about its limit, and as it goes out; not to be changed in place.
-
-    `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-10. `RateLimit-Limit`
-    (how many at once), `-Remaining` and `-Reset` (whole seconds) are those of -06, which most clients read.
-    """
-    return verdict.told
 
 
 def _key_of(by: str) -> Callable[[OutgoingRequest], bytes]:

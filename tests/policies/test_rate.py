@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onebackend_proxy.headers import OutgoingRequest
 from onebackend_proxy.messages import NO_BODY, field_lines
 from onebackend_proxy.policies import rate
-from onebackend_proxy.policies.rate import LATE, RateLimiter, RateTable, network_of, rate_fields
+from onebackend_proxy.policies.rate import LATE, RateLimiter, RateTable, network_of
 from onebackend_proxy.records import RateLimit
 
 from ..properties import OFTEN, PROPERTY
@@ -281,14 +281,14 @@ def test_a_limit_by_route_cannot_be_forgotten():
 def test_the_fields():
     limiter = a_limiter(100, 60.0, 20, name='a"b\\c')
     verdict = limiter.take(a_request(), NOW)
-    assert rate_fields(limiter, verdict)[0] == [
+    assert verdict.told[0] == [
         (b"RateLimit-Policy", b'"a\\"b\\\\c";q=100;w=60'),
         (b"RateLimit-Limit", b"21"),
         (b"RateLimit-Remaining", b"20"),
         (b"RateLimit-Reset", b"1"),
         (b"RateLimit", b'"a\\"b\\\\c";r=20;t=1'),
     ]
-    assert rate_fields(limiter, limiter.take(a_request(), NOW))[0][2:4] == [
+    assert limiter.take(a_request(), NOW).told[0][2:4] == [
         (b"RateLimit-Remaining", b"19"),
         (b"RateLimit-Reset", b"2"),
     ]
@@ -336,5 +336,5 @@ def test_what_is_said_again_is_kept_within_bounds():
 
 
 def test_lines_are_the_fields():
-    fields, lines = rate_fields(limiter := a_limiter(), limiter.take(a_request(), NOW))
+    fields, lines = a_limiter().take(a_request(), NOW).told
     assert lines == field_lines(fields)
